@@ -1,4 +1,4 @@
-"""Labels of images that condition a network besides the noise level: a class, a number, or both.
+"""Image labels that condition a network in addition to the noise level: a class, a number, or both.
 
 A condition turns a label, which is text, into a vector. The network embeds it linearly, without a bias, and adds it to
 the embedding of the noise level, so that zeros mean no label. Training drops some labels, so that the network also
@@ -71,7 +71,7 @@ class Condition(abc.ABC):
         return bool(self.size) and not self.drop
 
     def vectors(self, labels: Sequence[str]) -> Float[Tensor, "N size"]:
-        """The vectors of labels; raises ValueError for an unknown label, and for any label if the model has none."""
+        """The vectors of labels; raises ValueError for an unknown label, or if the model has no labels."""
         if not self.size:
             raise ValueError(
                 f"label={labels[0]} is for a model trained with labels (data.labels), and this one has none"
@@ -126,7 +126,7 @@ class ClassCondition(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class NumberCondition(Condition):
-    """A number in a range, as the weights of linear interpolation between `knots` evenly spaced values.
+    """A number in a range; its vector has the weights of linear interpolation between `knots` evenly spaced values.
 
     Args:
         low: smallest number; null takes that of the training images.

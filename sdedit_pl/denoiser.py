@@ -121,8 +121,8 @@ class Denoiser(nn.Module):
     ) -> Images:
         """The raw output of the network, without the learned variance.
 
-        `conditions` holds the labels of the clean images' augmentation and the images' own labels; None stands for
-        those of `labelled`. `coefficients` are those at `t`, if already computed.
+        `conditions` holds the labels of the clean images' augmentation and the images' own labels; None takes the
+        label vectors that `labelled` set, if any. `coefficients` are those at `t`, if already computed.
         """
         coefficients = coefficients or self.parameterisation.coefficients(self.sde, t)
         return self._outputs(coefficients, x_t, t, conditions)[:, : x_t.shape[1]]

@@ -1,8 +1,8 @@
 """The one download function for every file that comes over a network.
 
-Schemes are those of fsspec (`https:`, `s3:`, `gs:` ...), and `pipe:COMMAND` for the standard output of a shell command;
-one that fails counts as an absent file. A file appears under its name only when it is complete and, if its SHA-256 is
-known, has that hash. Broken transfers are retried with growing pauses.
+Schemes are those of fsspec (`https:`, `s3:`, `gs:` ...), and `pipe:COMMAND` for the standard output of a shell command.
+A command that fails counts as an absent file. A file appears under its name only when it is complete and, if its
+SHA-256 is known, has that hash. Broken transfers are retried with growing pauses.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ _WORKER_SECONDS = 8.0
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path, whose file replaces `path` after the block, or not at all; creates the folder."""
+    """Yields a temporary path; its file replaces `path` if the block ends without an error. Creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.unlink(missing_ok=True)  # left by a killed process; it may be a hard link to a file in use
@@ -123,7 +123,7 @@ def _is_dead(pid: int, host: str) -> bool:
 
 
 def matching_files(pattern: str) -> list[str]:
-    """The sorted paths that match a glob; the names of existing folders are literal, even `[a]`."""
+    """The sorted paths that match a glob; folders that exist are taken literally, even one called `[a]`."""
     path = Path(pattern)
     folder = next(place for place in path.parents if place.exists())
     literal = os.path.join(glob.escape(str(folder)), path.relative_to(folder))

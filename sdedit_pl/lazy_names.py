@@ -1,4 +1,4 @@
-"""Names that a package imports on first use, so that a verb loads only the libraries that it needs."""
+"""Names that a package imports on first use, so that a command loads only the libraries that it needs."""
 
 from __future__ import annotations
 

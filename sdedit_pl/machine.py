@@ -61,7 +61,7 @@ class Machine:
     Args:
         bf16: whether it has fast units for bfloat16 (tensor cores, AMX, AVX-512 bf16).
         missing_compiler: the part of `torch.compile` that is not installed, if any.
-        count: number of devices; None on a CPU, which can run several processes.
+        count: number of CUDA devices; None without CUDA, where several processes can share the device.
     """
 
     device: str
@@ -157,7 +157,8 @@ def check_devices(machine: Machine, devices: int | str) -> None:
 def prepare_network(network: nn.Module, arithmetic: Arithmetic, batch_pixels: int | None = None) -> None:
     """Sets the memory order of a network for inference, and compiles it.
 
-    On a GPU with batches of `batch_pixels` <= `GRAPH_PIXELS`, each call overwrites the outputs of the one before.
+    A compiled network on a GPU is replayed as a CUDA graph for batches of at most `GRAPH_PIXELS` pixels: each call then
+    overwrites the outputs of the one before.
     """
     network.to(memory_format=torch.channels_last if arithmetic.channels_last else torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     if not arithmetic.compile:

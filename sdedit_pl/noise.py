@@ -40,7 +40,7 @@ class Gaussian(Distribution):
 
 @dataclass(frozen=True)
 class Simplex(Distribution):
-    """Octaves of gradient noise on a grid of triangles, which hide large structures at low noise levels.
+    """Octaves of gradient noise on a grid of triangles, a noise that hides large structures even at low noise levels.
 
     Each grid point has a random gradient g. The value of a pixel is the sum of (1/2 - r^2)^4 g.d over the corners of
     its triangle, at offsets d with |d| = r. Grids are shifted at random, so that all pixels have the same distribution.
@@ -100,7 +100,7 @@ def _gradient_noise(like: Images, side: float, generator: torch.Generator | None
         angle = angles.gather(2, (rows * edge + columns).flatten(2)).view(rows.shape)
         slope = d[:, :, 0] * angle.sin() + d[:, :, 1] * angle.cos()
         noise += (0.5 - d.square().sum(2)).clamp(min=0).pow(4) * slope
-    return noise * math.sqrt(184320 / (math.pi * math.sqrt(3)))  # 1 / variance, integrated over a point's surroundings
+    return noise * math.sqrt(184320 / (math.pi * math.sqrt(3)))  # 1 / standard deviation of the sum over all points
 
 
 @runtime_checkable

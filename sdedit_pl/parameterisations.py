@@ -100,7 +100,7 @@ class Parameterisation(abc.ABC):
 
 @dataclass(frozen=True)
 class Epsilon(Parameterisation):
-    """F estimates the noise z. The default label, 999 t, is that of published VP models.
+    """The network estimates the noise z. The default label, 999 t, is that of published VP models.
 
     label_scale=1000, label_offset=-1 gives DDPM's table index i = N t - 1.
     """
@@ -118,7 +118,7 @@ class Epsilon(Parameterisation):
 
 @dataclass(frozen=True)
 class EpsilonAndVariance(Epsilon):
-    """F estimates the noise z; the second half of the channels, v in [-1, 1], gives a reverse step's variance.
+    """The network estimates the noise z, and in a second half of its channels v in [-1, 1], a reverse step's variance.
 
     (v + 1) / 2 interpolates between the logarithms of the smallest and the largest variance, for each pixel.
     `ScoreModule` fits F alone and refuses models with v, so that v always comes from a network's original training.
@@ -136,7 +136,7 @@ class EpsilonAndVariance(Epsilon):
 
 @dataclass(frozen=True)
 class Score(Parameterisation):
-    """F estimates sigma times the score, that is -z.
+    """The network estimates sigma times the score, that is -z.
 
     The default label, ln(s / 2), is that of published VE models. They noise images in [0, 1] and map them to [-1, 1]
     inside the network, so that their sigma is half of this package's.
@@ -159,7 +159,7 @@ class Score(Parameterisation):
 
 @dataclass(frozen=True)
 class Velocity(Parameterisation):
-    """F estimates v = (alpha z - sigma x_0) / n with n^2 = alpha^2 + sigma^2, which is 1 for a VP SDE."""
+    """The network estimates v = (alpha z - sigma x_0) / n, n^2 = alpha^2 + sigma^2, which is 1 for a VP SDE."""
 
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -174,7 +174,7 @@ class Velocity(Parameterisation):
 
 @dataclass(frozen=True)
 class CleanImage(Parameterisation):
-    """F estimates the clean image x_0 itself."""
+    """The network estimates the clean image x_0 itself."""
 
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:
         alpha, variance = sde.alpha(t), sde.sigma(t).square()
@@ -189,7 +189,7 @@ class CleanImage(Parameterisation):
 
 @dataclass(frozen=True)
 class EDM(Parameterisation):
-    """The preconditioning of EDM on x_t / alpha, whose noise level is s: F's input and target have unit variance.
+    """EDM's preconditioning of x_t / alpha, whose noise level is s: the network's input and target have unit variance.
 
     The default label is EDM's, ln(s) / 4.
 

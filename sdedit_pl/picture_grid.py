@@ -1,4 +1,4 @@
-"""Images as pictures, and grids of pictures with titles."""
+"""Converts image tensors to pictures, and arranges pictures in grids with titles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_picture(
 ) -> Image.Image:
     """An 8-bit RGB or grey picture of a uint8 image, or of a float image, which is clamped to [-1, 1].
 
-    Other images are shown by the bands that `shown_bands` chooses. Raises ValueError if a value is not finite.
+    Of an image with other bands, it shows those that `shown_bands` chooses. Raises ValueError if a value is not finite.
     """
     if image.is_floating_point() and not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")

@@ -40,7 +40,7 @@ def trade_off_plot(
     Args:
         curves: name -> label -> point, joined in order; KID against L2 labelled by t0 is figure 3 of SDEdit.
         levels: name -> y of a dashed line, with its interval as a band.
-        marked: meaning of a ring -> label of the ringed points.
+        marked: name of a ring in the legend -> label of the points to ring.
         pictures: caption -> small image, in a row below the plot.
     """
     if not any(curves.values()):

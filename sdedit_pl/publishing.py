@@ -44,7 +44,7 @@ class PublishSettings:
         ckpt: the model: a run's folder, or any checkpoint that `sdedit edit` takes.
         to: a new folder, or hf:owner/name to push to the Hugging Face Hub (after `hf auth login`, or with HF_TOKEN).
         domain: what the model paints, such as "3D emoji portraits".
-        images: what it was trained on, whose images they are and under which licence.
+        images: what the model was trained on, whose images they are and under which licence.
         licence: the model's licence, a name that the Hub knows, such as mit, cc-by-4.0, openrail or other.
         evaluation: the folder of a report of `sdedit evaluate` on this model.
         memory: val/memory/ratio of the model, if the run has not logged it.

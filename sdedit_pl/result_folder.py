@@ -124,13 +124,13 @@ def already_in(folder: Path, staging: Path) -> bool:
 
 
 def refuse_others(folder: Path, names: Iterable[str]) -> None:
-    """Raises ValueError if a file that a command would write exists and is not its own."""
+    """Raises ValueError if `folder` holds any of `names`; the caller leaves out its own earlier results."""
     found = sorted(name for name in names if os.path.lexists(folder / name))
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} others" if len(found) > 3 else "")
         raise ValueError(
-            f"{folder} holds {shown}: not written by this program, changed since then, or written by an early version; "
-            "move it away, or give another out="
+            f"{folder} holds {shown}: not written by this program, changed since it was written, or written by an "
+            "early version; move it away, or give another out="
         )
 
 

@@ -44,9 +44,10 @@ class SettingsRecord:
         write_whole(self.file, json.dumps(content, indent=1) + "\n")
 
     def begin(self, results: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Records new settings in a folder emptied except for `LOCK`, or resumes unfinished results with the same ones.
+        """Resumes unfinished results with the same settings; without a record, empties its folder and writes one.
 
-        Different settings raise SettingsChanged, which names `results`; with `overwrite` they begin new results.
+        Other settings raise SettingsChanged, which names `results`, or with `overwrite` begin as without a record. The
+        file `LOCK` stays.
         """
         before = self.read()
         try:

@@ -23,7 +23,7 @@ Pixels: TypeAlias = (
 
 
 class Examples(NamedTuple):
-    """Training images in [-1, 1], their labels, and the pixels of each that count in its loss; all, if None."""
+    """Training images in [-1, 1], with labels or None; `valid` is True where pixels count in the loss, None for all."""
 
     images: Images
     labels: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Shared parts of the web servers. An error is {"error": text}: 503 if repeating the request may help, or else 4xx."""
+"""Shared parts of the web servers. Errors are {"error": text}, with status 503 if a repeat may help, otherwise 4xx."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a typed configuration to objects; split so that an edit builds no trainer."""
+"""Builds objects from a typed configuration; several modules, so that an edit imports no trainer."""

@@ -28,7 +28,7 @@ LARGEST_COUNT = 2**20
 LONGEST_LIST = 1000
 """Maximum number of entries of a list in a model's configuration."""
 MOST_BUFFERED = 2**26
-"""How many numbers outside the parameters building a network may compute, such as the FIR kernels of its channels."""
+"""Maximum number of values besides parameters that building a network may compute, such as its FIR kernels."""
 
 
 def check_numbers(value: Any, path: str = "") -> None:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MAY_DIFFER = ("dropout", "checkpoint_gradients", "init_scale", "fourier_scale")
 """Arguments of a network that affect its training or its initial weights only."""
 COMPARED_LEVELS = (0.1, 0.4, 1.6)
-"""Noise levels at which bases are compared."""
+"""Noise levels at which the checkpoints of a list `ckpt=` are compared."""
 AUGMENTATION_WEIGHT = "label_embedding.augmentation.weight"
 CONDITION_WEIGHT = "label_embedding.condition.weight"
 OPTIONAL_WEIGHTS = {AUGMENTATION_WEIGHT: "augmentation", CONDITION_WEIGHT: "these labels"}
@@ -60,7 +60,7 @@ def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str
 
 
 def network_from(theirs: Component[UNet], own: Component[UNet]) -> Component[UNet]:
-    """The network `own` of a configuration, with the keys that it leaves at their defaults as in `theirs`.
+    """The network `own` of a configuration; keys that it leaves at their defaults take the values of `theirs`.
 
     Keys in `MAY_DIFFER` stay, and so does a network of another name or size, which `initialise` refuses.
     """

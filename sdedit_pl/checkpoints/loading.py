@@ -1,4 +1,4 @@
-"""From a checkpoint, of this project or of another program, to a denoiser."""
+"""Makes a denoiser from a checkpoint of this project or of another program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
     """The denoiser of a checkpoint, in evaluation mode, its weights in float32.
 
     On a CPU the network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere it takes
-    whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file: replace it, but do not write to it.
+    whole batches (`at_once`). On a CPU, float32 weights stay memory-mapped: replace the file, but do not write to it.
 
     Args:
         path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint of

@@ -41,7 +41,7 @@ def find_checkpoint(path: str | Path) -> Path:
     if foreign_format(path) is not None:
         return path
     raise CheckpointError(
-        f"the folder {path} holds neither {RUN_FILE} nor checkpoints/*.ckpt: not a run's folder? A folder of diffusers "
+        f"the folder {path} holds neither {RUN_FILE} nor checkpoints/*.ckpt: not a run's folder? A diffusers folder "
         "needs its config.json"
     )
 

@@ -123,7 +123,7 @@ def save_weights(
 
     Raises:
         OSError: the file cannot be written; an existing file is unchanged.
-        ValueError: a weight is not finite, perhaps in `dtype` alone.
+        ValueError: a weight is not finite, or is too large for `dtype`.
     """
     path = Path(path)
     tensors = {
@@ -151,7 +151,7 @@ def save_weights(
 
 
 def check_described(denoiser: Denoiser, model: ModelConfig) -> None:
-    """Raises ValueError unless `model` describes a denoiser: its SDE, parameterisation, t_max and weights' shapes."""
+    """Raises ValueError unless `model` describes a denoiser in all but the values of its weights."""
     try:
         with without_weights():
             described = build_denoiser(model)
@@ -176,7 +176,7 @@ def is_native(file: Path) -> bool:
 
 
 def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
-    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError for other or newer files."""
+    """Reads an editing checkpoint, with memory-mapped tensors; raises CheckpointError for other or newer files."""
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(

@@ -78,7 +78,7 @@ def tensor_names_in(path: Path) -> set[str]:
 def read_plain(path: Path) -> Any:
     """The tensors of a `.safetensors` file, or the object in a torch file of tensors and plain data, on the CPU.
 
-    Tensors are mapped to memory if possible. Raises CheckpointError for a damaged file, or a pickle of anything else.
+    Tensors are memory-mapped if possible. Raises CheckpointError for a damaged file, or a pickle of anything else.
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
@@ -96,7 +96,7 @@ def read_plain(path: Path) -> Any:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a `.safetensors` file, mapped to memory, and its metadata."""
+    """The tensors of a `.safetensors` file, memory-mapped, and its metadata."""
     try:
         with safe_open(path, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118

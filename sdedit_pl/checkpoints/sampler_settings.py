@@ -21,7 +21,7 @@ from sdedit_pl.solvers import SOLVERS, Solver
 
 Settings = TypeVar("Settings", bound="SamplerSettings")
 FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile", "overwrite")
-"""Settings that change results at most by rounding."""
+"""Settings that change results at most by rounding, and `ckpt`, for which the record has a hash."""
 
 
 @dataclass(kw_only=True)

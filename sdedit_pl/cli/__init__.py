@@ -22,7 +22,7 @@ VERBS: dict[str, str] = {
     "augment": "make more images of each class",
     "paint": "paint guides and masks in a browser and edit them",
     "calibrate": "find the t0 of a model on images of its domain",
-    "evaluate": "measure a model's edits as the paper does, and write a report",
+    "evaluate": "measure a model's edits as the SDEdit paper does, and write a report",
     "detect": "map what is unlike a model's domain",
     "translate": "turn images of one model's domain into another's",
     "study": "ask people which of two methods' images they prefer",
@@ -113,7 +113,7 @@ def wants_help(words: Sequence[str]) -> bool:
 
 
 def help_of(module: str, words: Sequence[str]) -> str:
-    """The help of a verb, or of each of its steps unless the first word names one; read without importing the verb."""
+    """The help of a command; if it has steps, of the one that the first word names or of all. Does not import it."""
     from sdedit_pl.configuration.help_text import explain
     from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
 

@@ -29,7 +29,7 @@ class Arguments:
         t0: time or noise level at which the reverse process starts.
         steps: number of solver steps; null for the default.
         samples: number of samples per guide.
-        columns: number of guides per row of the picture; null for as many as fill it.
+        columns: number of guides per row of the picture; null for 2 to 4, whichever leaves fewest cells empty.
         device: auto, cpu, cuda or mps.
         overwrite: replace the picture.
     """

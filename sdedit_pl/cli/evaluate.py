@@ -24,8 +24,8 @@ from sdedit_pl.result_folder import files_recorded_in, refuse_others, result_fol
 
 USAGE = """sdedit evaluate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
 
-Makes the inputs of the paper's tasks from validation images, edits them, measures the edits and the baselines, and
-writes report.html, report.md and metrics.json to `out`, with all images. The same command resumes an interrupted
+Makes the inputs of the SDEdit paper's tasks from validation images, edits them, measures the edits and the baselines,
+and writes report.html, report.md and metrics.json to `out`, with all images. The same command resumes an interrupted
 evaluation; other tasks, baselines, ablations or outputs are added to it."""
 
 COMMAND = Command(

@@ -33,10 +33,10 @@ class Arguments:
     """A checkpoint to import, and its model.
 
     Args:
-        ckpt: the checkpoint: a file, or a folder of diffusers.
+        ckpt: the checkpoint: a file, or a folder that diffusers wrote.
         out: the editing checkpoint (.safetensors) to write.
         format: the format of ckpt: score_sde, ddim, diffusers, guided_diffusion, edm or lightning; null recognises it.
-        weights: ema, the averaged ones, or raw.
+        weights: which weights to read, ema (averaged) or raw.
         preset: published name of the model, such as celeba_hq or ve/church_ncsnpp_continuous; null derives it from the
             tensors, if they fit one model only.
         config: instead of a preset, a JSON file of the configuration published with the checkpoint.

@@ -34,8 +34,8 @@ class Arguments:
         ckpt: the model's checkpoint, as for sdedit edit.
         out: folder of the results, which the page shows again after a restart.
         guides: folder of guides to start from.
-        host: address to listen on; 127.0.0.1 serves browsers on this machine only. Any other, such as 0.0.0.0, puts a
-            token into the page's address.
+        host: address to listen on; 127.0.0.1, localhost and ::1 serve browsers on this machine only. Any other, such
+            as 0.0.0.0, puts a token into the page's address.
         port: port to listen on, or the next free one; 0 for any free one.
         names: further host names by which browsers reach the server, as behind a proxy.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -87,7 +87,7 @@ def listening_at(host: str, port: int) -> socket.socket:
         with suppress(ValueError):
             listening = listen(host, candidate)
             if candidate != port:
-                say(f"port {port} is in use; took {candidate}")
+                say(f"port {port} is not available; took {candidate}")
             return listening
     return listen(host, port)
 

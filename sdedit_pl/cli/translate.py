@@ -12,10 +12,11 @@ from sdedit_pl.evaluation.translation_report import DISTANCES
 
 USAGE = """sdedit translate source_ckpt=FILE ckpt=FILE guide=FILE|FOLDER|GLOB [key=value ...]
 
-Translates images from the domain of source_ckpt into that of ckpt by DDIB, by SDEdit, and by SDEdit guided by the low
-frequencies of the guide and, as method two_energies, away from the source's domain (after EGSDE). Writes to `out` a
-file for each guide and method, report.html, report.md and metrics.json: L2 and SSIM to the guide; with pairs= also
-L2, SSIM and PSNR to the true translations, and with target= KID. The same command resumes an interrupted run."""
+Translates images from the domain of source_ckpt into that of ckpt. The methods are ddib; sdedit; energy, which is
+sdedit guided by the low frequencies of the guide; and two_energies, which also guides away from the source's domain
+(after EGSDE). Writes to `out` a file for each guide and method, report.html, report.md and metrics.json: L2 and SSIM
+to the guide; with pairs= also L2, SSIM and PSNR to the true translations, and with target= KID. The same command
+resumes an interrupted run."""
 SHOWN = ("kid", *(f"{prefix}{name}" for prefix in ("", "pair_") for name in DISTANCES))
 COMMAND = Command(
     USAGE,

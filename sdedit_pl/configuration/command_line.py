@@ -54,7 +54,7 @@ def refuse_commands(file: str | None, base: Mapping[str, Any], typed: Mapping[st
 
 
 def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The dot list `a.b=value ...` of a command line, parsed as YAML values and as typed; raises ConfigError.
+    """The dot list `a.b=value ...` of a command line: nested YAML values, and texts as typed; raises ConfigError.
 
     `section=name` is short for `section.name=name` if the section names a class; see also `Family.short`.
     """

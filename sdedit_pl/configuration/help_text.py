@@ -83,7 +83,8 @@ def key_lines(keys: Mapping[str, Key], prefix: str = "", indent: int = 2) -> lis
         head = " " * indent + f"{prefix}{name}"
         body = f"{key.text} [{default}]"
         gap = "" if len(head) < 32 else "  "
-        lines += textwrap.wrap(f"{head:<32}{gap}{body}", HELP_WIDTH, subsequent_indent=" " * 34)
+        text = f"{head:<32}{gap}{body}"
+        lines += textwrap.wrap(text, HELP_WIDTH, subsequent_indent=" " * 34, break_on_hyphens=False)
     return lines
 
 

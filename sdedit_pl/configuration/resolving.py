@@ -1,4 +1,4 @@
-"""From keys and values of files and command lines to a typed object, and back to plain data."""
+"""Turns keys and values of files and command lines into a typed object, and the object into plain data."""
 
 from __future__ import annotations
 

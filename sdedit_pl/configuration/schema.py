@@ -36,13 +36,13 @@ class Key:
     @property
     def shortened(self) -> Key:
         """The key with the first clause of its description, and the clause on null if that is the default."""
-        first, *others = re.split(r"[;.]\s", self.text.rstrip("."))
+        first, *others = re.split(r"[;.]\s(?![^(]*\))", self.text.rstrip("."))  # not within parentheses
         kept = [clause for clause in others if self.default is None and clause.startswith("null ")]
         return replace(self, text="; ".join([first, *kept]))
 
 
 MAX_PIXELS = Key(int | None, None, "largest number of pixels of an image file; null for 178,956,970, Pillow's limit")
-"""The key `max_pixels` of every verb."""
+"""The key `max_pixels` of every command."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Command(Generic[T]):
     examples: tuple[str, ...] = ()
 
     def parse(self, words: Iterable[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
-        """Parses a command line after the verb; raises ConfigError. `read` reads the file of `config=`."""
+        """Parses the words after a command's name; raises ConfigError. `read` reads the file of `config=`."""
         from sdedit_pl.configuration.command_line import parse  # help does not wait for its libraries
 
         try:

@@ -36,7 +36,7 @@ class Unknown:
 
 
 class Argument(NamedTuple):
-    """An argument of a constructor; `default` may be REQUIRED, and `annotation` has names of `module`."""
+    """An argument of a constructor; `default` may be REQUIRED; names in `annotation` belong to `module`."""
 
     name: str
     default: Any

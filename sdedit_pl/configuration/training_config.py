@@ -41,8 +41,8 @@ class TrainerSettings:
         precision: precision of the network: 32-true, bf16-mixed, 16-mixed, ...; auto is bf16-mixed on GPUs with bf16
             and, in long runs, on CPUs with AMX or AVX-512 bf16, and 32-true elsewhere.
         tf32: round factors in float32 products and convolutions to TF32 on GPUs that can, which is faster.
-        cudnn_benchmark: let cuDNN choose its algorithms by trial, which is faster; a resumed run on a GPU repeats an
-            uninterrupted one to the bit only with false.
+        cudnn_benchmark: let cuDNN choose its algorithms by trial, which is faster; false lets a resumed run on a GPU
+            repeat an uninterrupted one bit for bit.
         accumulate_grad_batches: batches in one optimiser step.
         gradient_clip_val: largest norm of the gradient; null switches clipping off.
         val_check_interval: optimiser steps between two validations; another one follows the last step.
@@ -91,7 +91,7 @@ class CheckpointSettings:
         early: share of the run after which its average is also written, as model-early.safetensors, the weaker model of
             autoguidance (guidance= of sdedit edit); null writes none.
         guidance: weight with which the early average guides edits by default; 1 is none.
-        guidance_range: lowest,highest noise level at which it does; null for all.
+        guidance_range: lowest,highest noise level at which the early average guides; null for all.
     """
 
     every_steps: int = 1000
@@ -114,7 +114,7 @@ class CheckpointSettings:
             )
         if self.guidance_range is not None and not 0 <= self.guidance_range[0] < self.guidance_range[1]:
             low, high = self.guidance_range
-            raise ValueError(f"guidance_range is a range of noise levels from 0, got {low:g} to {high:g}")
+            raise ValueError(f"guidance_range needs noise levels 0 <= lowest < highest, got {low:g} to {high:g}")
         if self.early is not None and not 0 < self.early < 1:
             raise ValueError(f"early is a share of the run, above 0 and below 1, got {self.early}; try 0.07")
         if self.every_minutes is not None and not self.every_minutes > 0:

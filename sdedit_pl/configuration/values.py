@@ -121,7 +121,7 @@ def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str
 
 
 def _place(value: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The place of an error in a value; pydantic names the options of a union among indices and keys."""
+    """The place of an error in a value, without the options of a union that pydantic puts among indices and keys."""
     place = []
     for part in location:
         if isinstance(part, int):

@@ -44,7 +44,7 @@ def decoded(value: Any) -> Any:
 
 
 def yaml_text(data: Mapping[str, Any], **style: Any) -> str:
-    """Plain data as `read_file` reads it; `style` are options of yaml.safe_dump."""
+    """Plain data as YAML that `read_file` reads back; `style` are options of yaml.safe_dump."""
     return yaml.safe_dump(encoded(data), sort_keys=False, **style)
 
 

@@ -1,6 +1,6 @@
 """File formats of values that are not 8-bit pictures, recognised by their content.
 
-Values keep their type, and results the metadata of their file: geotransform, affine, spacing, resolution.
+Values keep their type; results keep the metadata of the file: geotransform, affine, spacing, resolution.
 """
 
 from __future__ import annotations
@@ -378,7 +378,7 @@ def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
     except (ValueError, OSError) as error:
         raise UnreadableImage(f"cannot read image {name}: {error}") from None
     except Exception as error:  # the decoders of damaged files raise almost any
-        raise UnreadableImage(f"cannot read image {name}: it is damaged ({error!r})") from error
+        raise UnreadableImage(f"cannot read image {name}: it cannot be decoded ({error!r})") from error
     values = stored.values[..., None] if stored.values.ndim == 2 else stored.values
     if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "biuf":
         shape = " x ".join(map(str, values.shape))
@@ -389,7 +389,7 @@ def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
 
 
 def _centre(start: float, size: float) -> float:
-    """Centre of a part's first pixel, in pixels of the file from the centre of the file's first pixel."""
+    """Distance from the centre of the file's first pixel to that of a part's, in pixels of the file."""
     return start + (size - 1) / 2
 
 

@@ -140,7 +140,7 @@ class ImageDataModule(LightningDataModule):
         return self._image_set_loader(self._images("val"), self._validation_batches(rank, world_size))
 
     def val_indices(self, batch_idx: int) -> range:
-        """Numbers of the validation images in this device's batch `batch_idx`; they key the noise."""
+        """Numbers of the validation images in this device's batch `batch_idx`, which seed their noise."""
         return self._validation_batches(*self._rank_and_world_size()).indices(batch_idx)
 
     def val_images(self, count: int) -> Images:

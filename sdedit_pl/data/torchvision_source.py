@@ -31,7 +31,7 @@ class TorchvisionSource(Source):
     Args:
         dataset: Class in torchvision.datasets, such as CIFAR10.
         root: Folder of the data set.
-        download: Whether to download it if it is not there.
+        download: Whether to download the data set if it is not there.
         train_split: Value of the class's `split` argument for training; null for the class's default.
         val_split: Value of the class's `split` argument for validation.
         val_fraction: Share of the images held out for validation if the class has no split for it; 0 for none.

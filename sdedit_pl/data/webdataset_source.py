@@ -38,7 +38,7 @@ class WebDatasetSource(Source):
     image counts by its own name, so that names with dots (IMG_2024.01.00.png) are not lost.
 
     Validation images are, in this order of preference: those in the shards `val_path`, which training omits; those that
-    a manifest names for it, or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a
+    a manifest lists as "val", or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a
     share `val_fraction` of the images, chosen by a hash of their keys. Damaged shards count like unreadable images.
 
     Args:
@@ -48,7 +48,8 @@ class WebDatasetSource(Source):
         val_fraction: Share of the images held out for validation if no shards hold them; 0 for none.
         shuffle_shards: Number of remote shards that are shuffled together; local shards are shuffled as a whole.
         cache_folder: Folder for copies of remote shards, on a local disk that all processes of a node share.
-        cache_gigabytes: Size above which the least recently used copies go; must hold twice `shuffle_shards` shards.
+        cache_gigabytes: Size above which the least recently used copies are removed; must hold twice `shuffle_shards`
+            shards.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class AugmentSettings(SamplerSettings):
         levels: number of different t0, evenly spaced in time; the edits of an image take them in turn.
         out: folder of the results.
         seed: seed of the first edit; the next ones count up from it.
-        steps: solver steps from t0 to 0.
+        steps: solver steps from t0 to 0; null for the default of sdedit edit.
     """
 
     guidance: float | None = None

@@ -203,7 +203,7 @@ def recorded_samples(record: Mapping[str, Any]) -> int:
 
 
 def finished_samples(settings: SamplerSettings, file: Path, overwrite: bool) -> int | None:
-    """The number of samples in the record `file` if a finished run with these settings, inputs and results is there."""
+    """The samples of a finished run with these settings, if `file` records one with intact inputs and results."""
     if overwrite or not file.is_file():
         return None
     before = read_file(file)

@@ -69,7 +69,8 @@ def run_edit(
         if settings.guidance is None:
             settings = settings.for_edits(description)
             if settings.guidance != 1 and loaded is None:
-                logger.info("guidance = %g, as its training chose; guidance=1 halves the time", settings.guidance)
+                text = "guidance = %g, as the model's training chose; guidance=1 halves the time"
+                logger.info(text, settings.guidance)
         denoiser = with_guidance(denoiser, description, settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))

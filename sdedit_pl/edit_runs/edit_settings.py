@@ -25,7 +25,8 @@ class EditSettings(SamplerSettings):
         guide: an image, a folder of images, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a
             CSV or Parquet table with columns guide, mask, t0 and seed, or the reference runner's [mask, image] (.pth).
         mask: an image whose white pixels may change, or a folder of them named like the guides; replaces a guide's own.
-        strength: image or folder, instead of a mask, of how far to noise each pixel: white to t0, black not at all.
+        strength: instead of a mask, an image (or a folder of images) that says how far to noise each pixel: white to
+            t0, black not at all.
         paste: picture of an object to paste on the guide, or, if the model has a data.format, a file of that format;
             the object and a border around it may change.
         paste_mask: picture of the size of `paste`, white inside the object; null uses opaque pixels.
@@ -37,18 +38,20 @@ class EditSettings(SamplerSettings):
         t0: how far guides are noised, a time in (0, 1] or a noise level such as sigma:1.2, or a list of them; higher is
             more realistic, lower more faithful. auto finds the highest one that changes a guide by at most `l2`; null
             uses the result of sdedit calibrate for the checkpoint, or else 0.5.
-        l2: with t0=auto, the largest squared difference between a guide and its edit, summed over pixels in [0, 1].
+        l2: with t0=auto, the largest squared difference between a guide and its edit, summed over pixel values
+            scaled to [0, 1].
         steps: solver steps from t0 to 0; null for the variant's default.
         repeats: number of runs of the edit, each on the result of the one before (K).
         anneal: t0 of a repeat relative to that of the one before, in (0, 1].
-        resample: j,r takes each j steps r times, which harmonises kept and new pixels; needs a mask or strength map.
+        resample: j,r takes each group of j steps r times, to harmonise kept and new pixels; needs a mask or strength
+            map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: from,to, the lowest and the highest time at which lowpass applies.
         lowpass_energy: weight of lowpass as an energy added to the score (EGSDE), such as 0.5; null imposes it fully.
         match_colours: give the changed area the guide's mean and covariance of colours, against drift over repeats.
         samples: number of samples of each guide.
-        reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
-            the guide's file, which is high where the model is unsure; empty for neither.
+        reduce: also write the mean of the samples (mean), their standard deviation (std), or both (mean,std); empty for
+            neither. The deviation is in the units of the guide's file, and high where the model is unsure.
         seed: seed of the first sample; the next ones count up from it.
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
         fit: how guides get the model's proportions: crop to their largest central part, resize, which changes their
@@ -56,8 +59,9 @@ class EditSettings(SamplerSettings):
         windows: edit guides at their own size, in overlapping windows of the model's size (true) or a size in pixels.
         overlap: minimum overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
-        focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
-            back at full resolution; or a box x,y,width,height in pixels of the file. All else is kept bit for bit.
+        focus: true edits only the part of a large picture around each region of the mask, at the model's size, and puts
+            it back at full resolution; x,y,width,height, in pixels of the file, edits that box. All else is kept bit
+            for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
         devices: number of processes that share the guides on this machine, each with a GPU if there are any; auto takes
             all GPUs. On several machines, start the command with torchrun, srun or as a SLURM array instead.

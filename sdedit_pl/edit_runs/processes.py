@@ -32,7 +32,7 @@ class ProcessShare:
         return f"{self.rank}-of-{self.count}"
 
     def device(self, wanted: str) -> str:
-        """The device of the process: `wanted`, or among several processes, for auto and cuda, the GPU of its number."""
+        """The device of the process: `wanted`, but for auto and cuda each of several processes has its own GPU."""
         gpus = torch.cuda.device_count() if self.count > 1 and wanted in ("auto", "cuda") else 0
         return f"cuda:{self.local % gpus}" if gpus else wanted
 

@@ -31,7 +31,7 @@ class Guided(nn.Module):
         network: the strong network; its learned variance is not guided.
         weak: the weak network; None evaluates `network` without conditions, in the same batch, if there are conditions.
         guidance: w.
-        labels: lowest and highest label that is guided; None for all.
+        label_range: lowest and highest label of the noise level that is guided; None for all.
         conditioned: whether the weak network takes the conditions as well.
     """
 
@@ -42,7 +42,7 @@ class Guided(nn.Module):
         network: nn.Module,
         weak: nn.Module | None,
         guidance: float,
-        labels: tuple[float, float] | None,
+        label_range: tuple[float, float] | None,
         *,
         conditioned: bool = True,
     ) -> None:
@@ -50,12 +50,13 @@ class Guided(nn.Module):
         self.network = network
         self.weak = weak
         self.guidance = guidance
-        self.labels = labels
+        self.label_range = label_range
         self.conditioned = conditioned
         self.size_divisor = getattr(network, "size_divisor", 1)
 
     def at_label(self, label: float) -> nn.Module:
-        return self if self.labels is None or self.labels[0] <= label <= self.labels[1] else self.network
+        low, high = self.label_range or (-math.inf, math.inf)
+        return self if low <= label <= high else self.network
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         for network in self.children():
@@ -68,8 +69,8 @@ class Guided(nn.Module):
         if self.weak is None and not conditions:
             return _precise(self.network(x, label, *conditions))
         strength = torch.full_like(label, self.guidance - 1)
-        if self.labels is not None:
-            strength = strength * ((self.labels[0] <= label) & (label <= self.labels[1]))
+        if self.label_range is not None:
+            strength = strength * ((self.label_range[0] <= label) & (label <= self.label_range[1]))
         if self.weak is None:
             pairs = ((x, x), (label, label), *((part, torch.zeros_like(part)) for part in conditions))
             output, weak = self.network(*map(torch.cat, pairs)).chunk(2)
@@ -97,7 +98,7 @@ def guided(
     if not 0 <= guidance < math.inf:
         raise ValueError(f"guidance must be at least 0, got {guidance}; 1 is none, 1.5 to 3 are usual")
     if levels is not None and not 0 <= levels[0] < levels[1]:
-        raise ValueError(f"guidance_range is a range of noise levels above 0, got {levels[0]:g} to {levels[1]:g}")
+        raise ValueError(f"guidance_range needs noise levels 0 <= lowest < highest, got {levels[0]:g} to {levels[1]:g}")
     if guidance == 1:
         return denoiser
     if weak is None and (denoiser.labels.required or not denoiser.labels.size):
@@ -120,9 +121,9 @@ def guided(
                 f"the guiding model has a different {name}, {other} instead of {own}; guide a model by an "
                 "earlier average of its own training"
             )
-    labels = None if levels is None else _labels(denoiser, levels)
+    label_range = None if levels is None else _label_range(denoiser, levels)
     conditioned = bool(weaker.labels.size)
-    network = Guided(denoiser.network, weak and weak.network, guidance, labels, conditioned=conditioned)
+    network = Guided(denoiser.network, weak and weak.network, guidance, label_range, conditioned=conditioned)
     return denoiser.changed(network=network.train(denoiser.training), t_max=min(denoiser.t_max, weaker.t_max))
 
 
@@ -136,7 +137,7 @@ def _precise(output: Float[Tensor, "B outputs H W"]) -> Float[Tensor, "B outputs
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-def _labels(denoiser: Denoiser, levels: tuple[float, float]) -> tuple[float, float]:
+def _label_range(denoiser: Denoiser, levels: tuple[float, float]) -> tuple[float, float]:
     times = denoiser.sde.time_at_noise_level(torch.tensor(levels, dtype=torch.float64).clamp(min=1e-6))
     low, high = sorted(denoiser.parameterisation.network_label(denoiser.sde, times).tolist())
     return low, high

@@ -45,7 +45,7 @@ class SDEdit:
         grid: None for `DEFAULT_GRID`, or the variant's own.
         variant: a name in `sdedit_pl.editing.published.VARIANTS`, of which all but "exact" prescribe solver and grid.
         anneal: start time of a repeat relative to that of the one before, in (0, 1].
-        resample: (j, r) takes each j steps r times, with jumps back, to harmonise kept and new pixels of a mask or map.
+        resample: (j, r) takes each group of j steps r times, to harmonise kept and new pixels; needs a mask or map.
         lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
         lowpass_range: the lowest and the highest time at which `lowpass` applies.
         lowpass_energy: weight of `lowpass` as an energy that fades with the noise (EGSDE); None imposes it fully.

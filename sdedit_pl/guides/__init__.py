@@ -1,1 +1,1 @@
-"""From a user's files to tensors: guides, masks, strength maps, pasted objects and simulated strokes."""
+"""Guides, masks and strength maps, read from a user's files; pasted objects and simulated strokes."""

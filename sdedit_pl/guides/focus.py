@@ -44,7 +44,7 @@ def parts_of(
 ) -> list[tuple[Guide, Area]]:
     """The parts of a picture as guides of the model's height and width with their areas.
 
-    Raises ValueError without area and box, if nothing may change, or a part is too large for the model's proportions.
+    Raises ValueError without area and box, if nothing may change in the box, or if a part is too large.
 
     Args:
         area: its edit mask or strength map at the same size.

@@ -110,7 +110,7 @@ def test_a_sweep_with_other_settings_does_not_resume_it(command, refused, monkey
     with claimed(Path(), SIDECAR):
         assert f"is writing {SIDECAR}; wait until it ends" in refused(*CALIBRATE, "overwrite=true")
     Path(PLOT).write_text("my plot")
-    assert f". holds {PLOT}: not written by this program, changed since then" in refused(*CALIBRATE, "overwrite=true")
+    assert f". holds {PLOT}: not written by this program, changed since" in refused(*CALIBRATE, "overwrite=true")
     Path(UNFINISHED).write_text("text")
     Path(SIDECAR).unlink()
     Path(PLOT).unlink()

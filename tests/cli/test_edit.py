@@ -199,7 +199,9 @@ def test_overwriting_replaces_only_the_files_of_the_earlier_edit(desk: Path, com
     assert sorted(os.listdir("a")) == ["edit.yaml", "guide_seed2.png", "guide_seed9.png", "notes.txt", "sheet.png"]
     assert pictures("a")["guide_seed2.png"] != before["guide_seed2.png"]
     assert Path("a/guide_seed9.png").read_bytes() == b"not of this edit"
-    in_the_way = "not written by this program, changed since then, or written by an early version; move it away"
+    in_the_way = (
+        "not written by this program, changed since it was written, or written by an early version; move it away"
+    )
     assert (
         refused(*EDIT, "out=a", "seed=9", "overwrite=true")
         == f"a holds guide_seed9.png: {in_the_way}, or give another out="

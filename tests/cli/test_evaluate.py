@@ -201,7 +201,7 @@ def test_changed_settings_are_refused_unless_overwriting(evaluated, first, refus
     mine.write_text("mine")
     with Path("o/report.md").open("a") as report:
         report.write("my words")
-    assert "o holds report.md: not written by this program, changed since then" in refused(*SMALL, "overwrite=true")
+    assert "o holds report.md: not written by this program, changed since" in refused(*SMALL, "overwrite=true")
     Path("o/report.md").rename("mine.md")
     with claimed(Path("o")):
         assert "is writing o; wait until it ends" in refused(*SMALL, "overwrite=true")

@@ -191,7 +191,7 @@ def test_bad_sources_are_refused_and_leave_nothing(
         (["ckpt={ddim}", "out=a.safetensors", "config={config}", "preset=bedroom"], "a preset or a config, not both"),
         (["ckpt={ddim}", "out=a.safetensors", "config={config}", "format=score_sde"], "lacks 'training'"),
         (["ckpt=tiny.safetensors", "out=a.safetensors"], "tiny.safetensors is an editing checkpoint already"),
-        (["ckpt=nothing", "out=a.safetensors"], "A folder of diffusers needs its config.json"),
+        (["ckpt=nothing", "out=a.safetensors"], "A diffusers folder needs its config.json"),
         (["ckpt=guide.png", "out=a.safetensors"], "guide.png is not a complete checkpoint"),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_port_in_use_is_replaced_by_the_next_free_one(capsys: pytest.CaptureFi
         with paint.listening_at("127.0.0.1", port) as other:
             taken = other.getsockname()[1]
     assert port < taken < port + paint.TRIED_PORTS
-    assert capsys.readouterr().out == f"port {port} is in use; took {taken}\n"
+    assert capsys.readouterr().out == f"port {port} is not available; took {taken}\n"
 
 
 def test_missing_packages_are_named(refused, monkeypatch: pytest.MonkeyPatch) -> None:

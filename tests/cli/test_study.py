@@ -138,7 +138,7 @@ def test_report_replaces_an_earlier_one_on_request(answered: Path, command, refu
     assert json.loads(Path("found/report.json").read_text())["left_out"] == []
     assert Path("found/notes.txt").read_text() == "mine"
     Path("found/report.md").write_text("my words")
-    assert "found holds report.md: not written by this program, changed since then" in refused(*again)
+    assert "found holds report.md: not written by this program, changed since" in refused(*again)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sdedit_pl.cli import VERBS, module_of
-from sdedit_pl.configuration.help_text import explain
+from sdedit_pl.configuration.help_text import explain, key_lines
 from sdedit_pl.configuration.schema import Command, Key, keys_of, schema_of
 from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
 
@@ -53,3 +53,10 @@ def test_help_imports_neither_torch_nor_any_other_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_short_help_splits_neither_parentheses_nor_names_of_files() -> None:
+    key = Key(str, None, "one (first; second. third), two; more. null for none (default)")
+    assert key.shortened.text == "one (first; second. third), two; null for none (default)"
+    lines = key_lines({"key": Key(str, "", "word " * 14 + "model-early.safetensors")})
+    assert lines[1].split()[0] == "model-early.safetensors"

@@ -110,7 +110,11 @@ def test_the_variance_stays_that_of_the_model() -> None:
         (Denoiser(nn.Identity(), Epsilon(), VESDE()), (W,), "has a different SDE"),
         (Denoiser(nn.Identity(), EDM(), VPSDE()), (W,), "a different parameterisation"),
         (Denoiser(nn.Identity(), Epsilon(), VPSDE()), (-1.0,), "guidance must be at least 0, got -1.0"),
-        (Denoiser(nn.Identity(), Epsilon(), VPSDE()), (W, (2.0, 1.0)), "range of noise levels above 0, got 2 to 1"),
+        (
+            Denoiser(nn.Identity(), Epsilon(), VPSDE()),
+            (W, (2.0, 1.0)),
+            "0 <= lowest < highest, got 2 to 1",
+        ),
     ],
 )
 def test_models_that_do_not_fit_are_refused(weak: Denoiser, arguments: tuple, message: str) -> None:

@@ -3,8 +3,8 @@
     (x_t, t) -> x_0, score[, variance_weight]
 
 x_t is float32 (B, C, H, W), images in [-1, 1] plus noise, of the model's size and any B; t is float32 (B,) in (0, 1].
-Outputs have the shape of x_t; `variance_weight` exists if the variance was learned (see `sdedit_pl.denoiser`). Graphs
-lack `expm1`, so functions of t are in float64. The metadata entry METADATA_KEY is the model's configuration as JSON.
+Outputs have the shape of x_t; `variance_weight` exists if the variance was learned (see `sdedit_pl.denoiser`). ONNX has
+no `expm1`, so functions of t are in float64. The metadata entry METADATA_KEY is the model's configuration as JSON.
 """
 
 from __future__ import annotations

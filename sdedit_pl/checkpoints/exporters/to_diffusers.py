@@ -171,7 +171,7 @@ def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
 
 
 def _edm_scheduler(model: ModelConfig, sde: SDE) -> dict[str, Any]:
-    """EDM's preconditioning sees only x_t / alpha and the noise level, so any SDE gives the range of levels."""
+    """EDM's preconditioning sees only x_t / alpha and the noise level; of the SDE, it needs the range of levels."""
     smallest, largest = sde.noise_level(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
     return {
         "_class_name": "EDMDPMSolverMultistepScheduler",

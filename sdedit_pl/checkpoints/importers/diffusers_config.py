@@ -1,4 +1,4 @@
-"""Configurations of diffusers: a UNet2DModel as a network of ours, a scheduler as SDE and parameterisation.
+"""Translates configurations of diffusers: a UNet2DModel to a network of ours, a scheduler to SDE and parameterisation.
 
 Each key is expressed exactly or refused; an absent key has the default of its class in diffusers. A UNet2DModel with
 time_embedding_type "fourier" is the score network of a VE model on images in [0, 1]: it takes sigma, embeds ln(sigma)

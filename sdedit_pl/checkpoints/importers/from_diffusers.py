@@ -177,7 +177,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(
-            f"there is no {file}, which describes the weights in a folder of diffusers; weights alone need preset=NAME"
+            f"there is no {file}, which describes the weights in a diffusers folder; weights alone need preset=NAME"
         )
     try:
         return read_json(file)

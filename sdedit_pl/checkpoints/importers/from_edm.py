@@ -1,8 +1,8 @@
 """State dicts (`torch.save(net.state_dict(), FILE)`) of EDM's `-vp` models, of the architecture "ddpmpp".
 
 The published pickles contain code and are not read. Layers are named by side and resolution: `enc.16x16_down`,
-`dec.32x32_block0`. A label's vector, times the root of its length, passes through the linear layer `map_label` and is
-added to the features of the noise level, before `map_layer0`; here both layers are one.
+`dec.32x32_block0`. A label's vector, times the square root of its size, passes through the linear layer `map_label` and
+is added to the features of the noise level, before `map_layer0`; our networks merge the two layers.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022.
 """
@@ -51,7 +51,7 @@ class EDMFormat(CheckpointFormat):
         tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}
         stored = StoredTensors(_folded(tensors), ONLY).without(AUGMENTATION, "editing does not augment images")
         for name in [name for name in tensors if name.endswith("resample_filter")]:
-            stored = stored.without(name, "the average of two pixels")
+            stored = stored.without(name, "a fixed filter, which averages two pixels")
         configured = None if config is None else model_of(config)
         size = _resolution(tensors, path)
         return import_network(

@@ -212,7 +212,7 @@ def _level(ours: str, arguments: Mapping[str, Any]) -> int:
 
 
 def _convention(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections `sde` and `parameterisation`: the betas of 1000 steps, scaled to any number of them."""
+    """The sections `sde` and `parameterisation`; linear betas are those of 1000 steps, times 1000 / steps."""
     steps, schedule = flags["diffusion_steps"], flags["noise_schedule"]
     if schedule not in ("linear", "cosine"):
         raise CheckpointError(f"noise_schedule must be linear or cosine, got {schedule!r}")

@@ -37,7 +37,9 @@ class LightningFormat(CheckpointFormat):
         try:
             model = model_of_run(run)
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"the configuration in {path} cannot be read ({error}); use another") from error
+            raise CheckpointError(
+                f"the configuration in {path} cannot be read ({error}); use another checkpoint of the run"
+            ) from error
         used = {
             name.removeprefix(NETWORK_PREFIX): (name,)
             for name, tensor in state.items()

@@ -1,4 +1,4 @@
-"""From published tensors to a network's state dict: the sources of each tensor, and the differences."""
+"""Makes a network's state dict from published tensors, and compares the two."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -
 
 @dataclass(frozen=True)
 class Difference:
-    """How tensors in a file differ from the `wanted` ones; `misshapen` has a sentence for each of another shape."""
+    """How tensors in a file differ from the `wanted` ones; `misshapen` has a sentence for each wrong shape."""
 
     missing: Sequence[str]
     surplus: Sequence[str]
