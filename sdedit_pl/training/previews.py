@@ -28,8 +28,9 @@ class Previews(lightning.Callback):
     """Writes a sheet of edits and samples of the averaged model after every validation.
 
     A PNG file in `folder`, headed by step and t0, shows guides (in [-1, 1]) above their edits, then samples of shape
-    (C, H, W); with labels, rows without one and with each of the first `SHOWN_LABELS`. Loggers that accept images
-    receive it too. The noise is always the same, so that the sheets of a run are comparable.
+    (C, H, W). A model of labels has a row for each of the first `SHOWN_LABELS`, and one without a label unless it needs
+    one. Loggers that accept images receive the file too. The noise is always the same, so that the sheets of a run are
+    comparable.
     """
 
     def __init__(
