@@ -24,6 +24,8 @@ _DOLLAR = 0x10FD24
 _TEXT_OF = {**{private: surrogate for surrogate, private in _PRIVATE.items()}, _DOLLAR: "$"}
 _LEAST_LIMIT = 10_000
 """Number of YAML nodes that any file may have. Without aliases, a longer file has at most one node a byte."""
+_TAG_ERRORS = (AttributeError, LookupError, TypeError)
+"""PyYAML's errors, besides ValueError, for a value that its tag does not allow, such as `!!timestamp x`."""
 
 
 def in_each_text(value: Any, change: Callable[[str], str]) -> Any:
@@ -52,8 +54,8 @@ def yaml_value(text: str) -> Any:
     """The YAML value of a command line's text; interpolations stay text."""
     try:
         return OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"]  # pyright: ignore
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeEncodeError):  # a file name may hold bytes that are no text
-        return text
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeEncodeError, *_TAG_ERRORS):
+        return text  # such as a file name with bytes that are not UTF-8
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -72,6 +74,9 @@ def read_file(path: Path) -> dict[str, Any]:
         loaded = OmegaConf.to_container(OmegaConf.load(stream, max_yaml_expanded_nodes=nodes))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigError(f"{path} is not a readable YAML file of `key: value` lines: {error}") from error
+    except _TAG_ERRORS as error:
+        reason = "a value does not fit its tag, such as !!int or !!timestamp"
+        raise ConfigError(f"{path} is not a readable YAML file of `key: value` lines: {reason}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, got {type(loaded).__name__}")
     return decoded(loaded)

@@ -183,6 +183,7 @@ def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, 
     [
         ("name=null", "name must be a valid string, got None"),
         ("count=many", "count must be a valid integer, got 'many'"),
+        ("count=!!int", "count must be a valid integer, got '!!int'"),
         ("count=2.5", "count must be a valid integer, got 2.5"),
         ("count=true", "count must be a valid integer, got True"),
         ("count=", "count= has no value; give one, or count=null for none"),
@@ -281,6 +282,11 @@ def test_what_typed_text_means_does_not_leak_to_the_files_values() -> None:
         ("count: 1\ncount: 2\n", "is not a readable YAML file"),
         ("\x00", "is not a readable YAML file"),
         (f"count: {'1' * 5000}", "is not a readable YAML file"),
+        ("count: !!int x", "is not a readable YAML file"),
+        ("count: !!int ''", "a value does not fit its tag"),
+        ("count: !!bool x", "a value does not fit its tag"),
+        ("count: !!timestamp x", "a value does not fit its tag"),
+        ("count: !!timestamp {=: x}", "a value does not fit its tag"),
         (
             "a: &a [1, 2, 3, 4, 5]\n"
             + "".join(f"{k}: &{k} [*{j}, *{j}, *{j}, *{j}]\n" for j, k in pairwise("abcdefgh")),
