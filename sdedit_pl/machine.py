@@ -125,7 +125,7 @@ def training_arithmetic(
 
 
 def inference_arithmetic(machine: Machine, evaluations: int, precision: str, compile: AutoBool) -> Arithmetic:
-    """The arithmetic of edits with `evaluations` (images times steps) of the network; float32 means IEEE.
+    """The arithmetic of edits with `evaluations` (images times steps) of the network; float32 is without TF32.
 
     Raises ValueError if the machine lacks what an argument requires.
     """

@@ -47,7 +47,8 @@ class PublishSettings:
         images: what the model was trained on, whose images they are and under which licence.
         licence: the model's licence, a name that the Hub knows, such as mit, cc-by-4.0, openrail or other.
         evaluation: the folder of a report of `sdedit evaluate` on this model.
-        memory: val/memory/ratio of the model, if the run has not logged it.
+        memory: median distance of the model's edits to their nearest training image, relative to that of validation
+            images (val/memory/ratio), if the run has not logged it.
         pictures: further pictures for the card.
         private: makes a new repository private.
     """

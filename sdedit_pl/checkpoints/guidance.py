@@ -56,7 +56,7 @@ class GuidanceSettings:
         return replace(self, guidance=weight, guidance_range=levels)
 
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
-        """The file of the guiding model; None without guidance, or if the model without its label guides.
+        """The file of the weaker model; None without guidance, or with classifier-free guidance, which needs no other.
 
         `checkpoint` is from `find_checkpoint`. Raises CheckpointError if there is no file, ValueError if keys conflict.
         """

@@ -113,7 +113,7 @@ def wants_help(words: Sequence[str]) -> bool:
 
 
 def help_of(module: str, words: Sequence[str]) -> str:
-    """The help of a command; if it has steps, of the one that the first word names or of all. Does not import it."""
+    """The help of a command, without importing it; of `study`, that of the step in the first word, or of all steps."""
     from sdedit_pl.configuration.help_text import explain
     from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
 

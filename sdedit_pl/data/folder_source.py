@@ -26,7 +26,7 @@ class FolderSource(Source):
     Args:
         path: Folder of images.
         val_path: Folder of validation images.
-        val_fraction: Share of the images held out for validation if no folder holds them; 0 for none.
+        val_fraction: Share of the images held out for validation, if no folder is for validation images; 0 for none.
     """
 
     def __init__(

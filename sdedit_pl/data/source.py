@@ -154,7 +154,7 @@ class Source(abc.ABC):
         self, seed: int, changes: Changes, labels: Callable[[ImageSet], np.ndarray] | None = None
     ) -> Dataset[Any]:
         """Training batches by position, for sources with `streams`; `labels` reads an image set's label vectors."""
-        raise NotImplementedError(f"{type(self).__name__} reads images by number")
+        raise NotImplementedError(f"{type(self).__name__} does not stream: its images are read by number")
 
     def record(self, broken: Sequence[Broken]) -> None:
         """Counts unreadable images and logs each once; raises UnreadableImage beyond `broken_limit`."""

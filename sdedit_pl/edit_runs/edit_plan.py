@@ -76,7 +76,7 @@ def edit_tasks(
 
 
 def edits_of(listed: ListedGuide, edits: Sequence[SDEdit]) -> list[tuple[SDEdit, str]]:
-    """The edits of a guide, from its own t0 or else `edits`, each with the `mark` of its samples' names."""
+    """The edits of a guide, from its own t0 or else `edits`, each with the mark (`_t0_0.5`) in its samples' names."""
     if listed.t0 is not None:
         edits = [replace(edits[0], t0=listed.t0)]
     elif len(edits) == 1:

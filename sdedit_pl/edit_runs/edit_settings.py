@@ -23,7 +23,8 @@ class EditSettings(SamplerSettings):
 
     Args:
         guide: an image, a folder of images, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a
-            CSV or Parquet table with columns guide, mask, t0 and seed, or the reference runner's [mask, image] (.pth).
+            CSV or Parquet table with columns guide, mask, t0 and seed, or a [mask, image] file (.pth) of SDEdit's
+            reference runner.
         mask: an image whose white pixels may change, or a folder of them named like the guides; replaces a guide's own.
         strength: instead of a mask, an image (or a folder of images) that says how far to noise each pixel: white to
             t0, black not at all.
@@ -53,7 +54,7 @@ class EditSettings(SamplerSettings):
         reduce: also write the mean of the samples (mean), their standard deviation (std), or both (mean,std); empty for
             neither. The deviation is in the units of the guide's file, and high where the model is unsure.
         seed: seed of the first sample; the next ones count up from it.
-        variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
+        variant: exact, or paper or reference, which follow the paper's algorithms and its code, respectively.
         fit: how guides get the model's proportions: crop to their largest central part, resize, which changes their
             proportions, or pad, which continues them by their mirror image and cuts the results back to their shape.
         windows: edit guides at their own size, in overlapping windows of the model's size (true) or a size in pixels.

@@ -35,7 +35,7 @@ _REMEDY = "give another out=, or overwrite=true, which makes all images again"
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images of an evaluation in its folder `out`; `partners` is empty if no task pastes."""
+    """The images of an evaluation in its folder `out`; `partners` are those that compositing pastes on them."""
 
     out: Path
     count: int

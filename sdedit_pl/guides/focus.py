@@ -154,7 +154,7 @@ def _seen(box: Box, width: int, height: int, sides: tuple[int, int], context: fl
 def _boxed(
     whole: Guide, area: Allowed | None, sides: tuple[int, int], box: Box
 ) -> tuple[Bool[Tensor, "height width"], Box]:
-    """The region in a box, without the border that the feather takes, and the part of the picture around the box."""
+    """The region in a box, less a border in which the edit fades out, and the part of the picture around the box."""
     height, width = whole.image.shape[2:]
     x, y, across, down = box
     if min(x, y) < 0 or min(across, down) < SMALLEST_BOX or x + across > width or y + down > height:

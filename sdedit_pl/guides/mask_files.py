@@ -118,7 +118,7 @@ def _marked(path: Path, picture: Image.Image) -> Bool[np.ndarray, "H W"]:
 
 
 def _share_between(levels: UInt16[np.ndarray, "H W"], top: int) -> bool:
-    """Whether levels between black and the top one are more than the soft edges of two areas."""
+    """Whether more pixels lie between black and the top level than the soft edges of a mask would explain."""
     counts = np.bincount(levels.ravel(), minlength=top + 1)[top // 8 + 1 : top - top // 8] / levels.size
     return bool(counts.sum() > 0.5 or counts.max(initial=0) > 0.1)
 

@@ -34,8 +34,9 @@ class DDPM(UNet):
         pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and bottom, as published.
         close_frequencies: Whether the lowest frequency of the label's sinusoids is 1/10000, as published, or one step
             above it.
-        smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, at most 32
-            channels are normalised each by itself, which removes the label's effect: use 64 channels or larger groups.
+        smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, a layer of 32
+            or fewer channels has one channel per group, which removes the label's effect: use 64 channels or larger
+            groups.
         most_groups: Maximum number of groups of the normalisations.
         epsilon: Added to the variance in the normalisations.
     """

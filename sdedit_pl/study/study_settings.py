@@ -28,7 +28,7 @@ class StudyPlan:
         pairs: all compares every pair of methods; first compares the first method with each other one, as in the paper.
         comparisons: maximum number of comparisons per rater, not counting catch trials; null for all.
         catches: number of catch trials per rater.
-        seed: seed of the forms, the order and the sides.
+        seed: seed of the design: the comparisons that each rater gets, their order and their sides.
     """
 
     methods: dict[str, str]

@@ -104,7 +104,11 @@ def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, i
 
 
 def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Loads the weights of `ckpt`; raises ConfigError if they do not fit, or the network cannot use the noise level."""
+    """Loads the weights of `ckpt`, if it is given.
+
+    Raises ConfigError if they do not fit, if `train.only` freezes labels that `ckpt` was not trained with, or, without
+    `ckpt`, if the noise labels are too large for Fourier features.
+    """
     if not isinstance(config.ckpt, str):
         label, scale = denoiser.parameterisation.label, denoiser.parameterisation.label_scale
         fourier = any(isinstance(module, FourierFeatures) for module in denoiser.network.modules())

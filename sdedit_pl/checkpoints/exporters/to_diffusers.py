@@ -125,7 +125,7 @@ def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict
 
 
 def _groups(network: nn.Module, skip: bool) -> int | None:
-    """norm_num_groups of a network; None with skips, whose groups must be NCSN++'s."""
+    """norm_num_groups of a network; None for diffusers' Skip blocks, whose groups are those of `skip_groups`."""
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     if skip:
         for norm in norms:
