@@ -19,7 +19,7 @@ class CalibrationSettings(SamplerSettings):
     Args:
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
         out: folder of the results; null for the checkpoint's folder, the only one that sdedit edit reads them from.
-        t0: two or more starts, each a time or a noise level; the knee is one of them. null uses the noise levels that
+        t0: two or more t0 to measure, times or noise levels; the knee is one of them. null uses the noise levels that
             the VP SDE has at 0.2, 0.3, 0.4, 0.5, 0.6, 0.8 and 1, up to the model's largest.
         images: number of images, spread evenly over the data; null for all.
         split: val, the images that training holds out of data, or all, for data that training has not seen.

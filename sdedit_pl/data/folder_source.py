@@ -26,7 +26,8 @@ class FolderSource(Source):
     Args:
         path: Folder of images.
         val_path: Folder of validation images.
-        val_fraction: Share of the images held out for validation, if no folder is for validation images; 0 for none.
+        val_fraction: Share of the images held out for validation, if there are no folders train and val and no
+            `val_path`; 0 for none.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class WebDatasetSource(Source):
         path: Shards: a folder of .tar files, a file or URL, a pattern such as a-{000000..000006}.tar or a-*.tar, the
             manifest.json that `sdedit pack` wrote beside them, or a list of these.
         val_path: Shards of validation images, given like `path`.
-        val_fraction: Share of the images held out for validation, if no shards are for validation images; 0 for none.
+        val_fraction: Share of the images held out for validation, if no shards are for validation; 0 for none.
         shuffle_shards: Number of remote shards that are shuffled together; local shards are shuffled as a whole.
         cache_folder: Folder for copies of remote shards, on a local disk that all processes of a node share.
         cache_gigabytes: Size above which the least recently used copies are removed; must hold twice `shuffle_shards`

@@ -123,7 +123,7 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         except OSError as error:
-            raise HTTPException(503, f"the folder {jobs.out} cannot be used: {error.strerror}") from error
+            raise HTTPException(503, f"cannot read or write a file in {jobs.out}: {error.strerror}") from error
 
     async def submit(request: Request) -> Response:
         body = await json_body(request, EditRequest, LARGEST_BODY)
