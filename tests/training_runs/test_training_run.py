@@ -209,6 +209,8 @@ def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, 
         fit(tiny_config(*same, "data.size=16", "network.channels=16"))
     with pytest.raises(SettingsChanged, match=r"sde.name was vp, .* ve now"):
         fit(tiny_config(*same, "sde=ve"))
+    with pytest.raises(SettingsChanged, match=r"optimizer.name was adam or adamw, and is muon now; .* another out="):
+        fit(tiny_config(*same, "optimizer=muon"))
     with pytest.raises(SettingsChanged, match="seed was 0, and is 7 now"):
         fit(tiny_config(*same, "seed=7"))
     (tmp_path / "file").write_text("")
