@@ -159,7 +159,7 @@ class NumberCondition(Condition):
 
     @property
     def examples(self) -> Sequence[str]:
-        return [f"{number:g}" for number in (self.low, self.high) if number is not None]
+        return [_text(number) for number in (self.low, self.high) if number is not None]
 
     def fitted(self, labels: Sequence[str]) -> NumberCondition:
         numbers = [_number(label) for label in labels]
@@ -213,6 +213,8 @@ class ClassNumberCondition(NumberCondition):
         return [f"{name},{number}" for name in self.classes for number in super(ClassNumberCondition, self).examples]
 
     def fitted(self, labels: Sequence[str]) -> ClassNumberCondition:
+        if self.complete:
+            return self
         names, _, numbers = zip(*(label.rpartition(",") for label in labels), strict=True)
         found = super().fitted(numbers)
         return replace(self, classes=self._class.fitted(names).classes, low=found.low, high=found.high)
@@ -232,6 +234,12 @@ def _number(label: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"label={label} is not a number, as condition=number needs; condition=class takes names")
     return number
+
+
+def _text(number: float) -> str:
+    """The shortest text with all digits of a number."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 CONDITIONS: dict[str, type[Condition]] = {

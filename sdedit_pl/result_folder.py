@@ -29,7 +29,7 @@ _READY = f"{WORK}/ready.json"
 def result_folder(
     folder: Path, name: str = "", replaced: set[str] | None = None, *, resumes: bool = False
 ) -> Iterator[Path]:
-    """Yields a hidden folder, whose `results_in` move to `folder` if the block ends without an error.
+    """Yields a hidden folder; if the block ends without an error, the results in it (`results_in`) move to `folder`.
 
     An interrupted move of a killed process is completed before the block. Raises ValueError if another process writes
     the result, `folder` cannot be written, or a file is in the way.

@@ -45,6 +45,13 @@ def test_what_is_open_comes_from_the_training_images() -> None:
     both = ClassNumberCondition(knots=2).fitted(["hat,1", "big,dress,3"])
     assert both == ClassNumberCondition(classes=("big,dress", "hat"), low=1.0, high=3.0, knots=2)
     assert both.examples == ["big,dress,1", "big,dress,3", "hat,1", "hat,3"]
+    assert BOTH.fitted([]) == BOTH, "a stream has no labels before training"
+
+
+@pytest.mark.parametrize("high", [0.12345678, 1234567.0, 1e-7 / 3])
+def test_examples_are_known_labels_with_any_number_of_digits(high: float) -> None:
+    condition = NumberCondition(low=-high, high=high, knots=2)
+    assert condition.vectors(condition.examples).tolist() == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def without_weights() -> Iterator[None]:
     """A context in which this thread's new modules have parameters on the device "meta" and real buffers.
 
     Building on "meta" would lose buffers outside a state dict (FIR kernels). The global generator does not advance.
-    Raises CheckpointError for more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers.
+    Raises CheckpointError for more than `MOST_TENSORS` parameters or `MOST_BUFFERED` other numbers.
     """
     builder, count = threading.get_ident(), 0
 
@@ -114,6 +114,7 @@ class _EmptyOnMeta(TorchFunctionMode):
             self.numbers += made.numel()
             if self.numbers > MOST_BUFFERED:  # even if it is a view: a copy would take the memory
                 raise CheckpointError(
-                    f"the network has more than {MOST_BUFFERED:,} fixed numbers, which no model needs"
+                    f"building the network computes more than {MOST_BUFFERED:,} numbers besides its parameters, which "
+                    "no model needs"
                 )
         return made

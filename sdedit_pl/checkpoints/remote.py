@@ -1,7 +1,8 @@
 """Checkpoints named by where they are published, instead of by a path.
 
-`https://host/file#sha256=...`: an address. The file's SHA-256 must be the one in the address, or the one of an earlier
-download from it. Downloads are stored under their hash in the folder SDEDIT_CACHE (by default the user's cache folder).
+`https://host/file#sha256=...`: an address. The file must have the SHA-256 that the address states. The address may omit
+it after a first download, whose hash is then required. Downloads are stored under their hash in the folder SDEDIT_CACHE
+(by default the user's cache folder).
 
 `wandb:entity/project/name:alias`: an artifact of Weights & Biases, kept as `entity/project/name:vN` in the folder
 WANDB_ARTIFACT_DIR (default `artifacts`). Offline, or with WANDB_MODE=offline, that folder is the only source, and

@@ -54,7 +54,7 @@ def yaml_value(text: str) -> Any:
     """The YAML value of a command line's text; interpolations stay text."""
     try:
         return OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"]  # pyright: ignore
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeEncodeError, *_TAG_ERRORS):
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, *_TAG_ERRORS):
         return text  # such as a file name with bytes that are not UTF-8
 
 

@@ -175,7 +175,8 @@ def _is_hidden(part: str) -> bool:
 def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.Image | None:
     """The picture in a file of values: 8 bits, one band of 16 bits, or one band in [0, 1].
 
-    None for other files and, without `tiff`, for TIFF, most of which Pillow reads. Otherwise raises UnreadableImage.
+    None for other files and, without `tiff`, for TIFF, most of which Pillow reads. Raises UnreadableImage if the
+    file is damaged or has values of another kind.
     """
     from sdedit_pl.data.array_formats import Tiff, format_of, read_array  # not at the top: it imports this module
 

@@ -20,6 +20,7 @@ from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.dependent_images import Partners
 from sdedit_pl.evaluation.editing_tasks import EditingTask, TaskInputs
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, ORIGINAL
+from sdedit_pl.evaluation.methods import BASELINES
 from sdedit_pl.evaluation.numbered_images import NumberedImages, is_own
 from sdedit_pl.files import require_folder
 from sdedit_pl.result_folder import refuse_others
@@ -96,9 +97,9 @@ def remove_images(out: Path, recipes: Iterable[str]) -> None:
     except ValueError:  # a damaged record, which overwriting replaces
         recorded = {}
     root = (out / IMAGES).resolve()
-    places = {
-        place for name in {ORIGINAL, *recipes, *recorded} for place in (root / name, (root / name).with_name(MASK))
-    }
+    without_recipe = [MASK, *(name for name, baseline in BASELINES.items() if baseline.nearest)]
+    folders = {root / name for name in {ORIGINAL, *recipes, *recorded}}
+    places = folders | {folder.with_name(name) for folder in folders for name in without_recipe}
     images = [image for place in places if place.resolve().is_relative_to(root) for image in place.glob(NUMBERED)]
     refuse_others(root, [str(image.relative_to(root)) for image in images if not is_own(image)])
     for image in images:

@@ -30,7 +30,7 @@ def freeze_all_but(network: nn.Module, parts: Sequence[str]) -> int:
         for part in parts:
             found = list(PARTS[part](network))
             if not found:
-                raise ValueError(f"this network has no {part} to train; give another part, or network.attention_levels")
+                raise ValueError(f"this network has no {part} to train; give another part")
             for parameter in found:
                 parameter.requires_grad_(True)
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

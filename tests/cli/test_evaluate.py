@@ -216,6 +216,13 @@ def test_changed_settings_are_refused_unless_overwriting(evaluated, first, refus
     assert "o/evaluation.json cannot be read as a record" in refused(*SMALL)
 
 
+def test_overwriting_chooses_the_nearest_samples_again(evaluated) -> None:
+    nearest = (*SMALL, "baselines=[nearest_sample]")
+    first = evaluated(*nearest)
+    again = evaluated(*nearest, "seed=1", "overwrite=true")["tasks"]
+    assert again != first["tasks"] and again == evaluated(*nearest, "seed=1", "out=new")["tasks"]
+
+
 def test_outputs_of_other_systems_get_columns(evaluated, first, refused) -> None:
     Path("theirs").mkdir()
     for number in range(COUNT):

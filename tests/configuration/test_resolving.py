@@ -217,6 +217,11 @@ def test_refusals_say_what_was_expected_and_what_came(argument: str, message: st
     assert str(refusal.value).startswith(message) and str(refusal.value).count("dog, cat") < 2
 
 
+def test_a_value_that_does_not_fit_its_yaml_tag_is_refused_with_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"^count must be a valid integer, got '!!int x'"):
+        data("count=!!int x")
+
+
 def test_a_missing_value_is_named_with_its_meaning() -> None:
     with pytest.raises(ConfigError, match="name is required: what it is called"):
         resolve(Everything, {})
