@@ -132,11 +132,11 @@ def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
     return image if guide.part is None else resampled(cut_out(image, guide.part), guide.shape, guide.shape.sides)
 
 
-def save_sheet(file: Path, shown: Mapping[float | str, Sequence[Edited]], several: bool) -> None:
+def save_sheet(file: Path, shown: Sequence[Mapping[float | str, Edited]], several: bool) -> None:
     if several:
-        sheet = variation_sheet(list(zip(*shown.values(), strict=True)), list(shown))
+        sheet = variation_sheet(shown)
     else:
-        sheet = contact_sheet([edited for edits in shown.values() for edited in edits][:SHEET_ROWS])
+        sheet = contact_sheet([edited for edits in shown for edited in edits.values()][:SHEET_ROWS])
     sheet.save(file)
 
 

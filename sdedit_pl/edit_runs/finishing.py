@@ -71,8 +71,9 @@ def write_sheet_and_record(
     write_record(place / EDIT_RECORD, settings, {**model_files, **inputs}, samples, files, **facts)
 
 
-def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float | str, list[Edited]]:
-    rows: dict[float | str, list[Edited]] = {}
+def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> list[dict[float | str, Edited]]:
+    """The edits of each guide, or of each part of a picture, by t0."""
+    rows: list[dict[float | str, Edited]] = []
     place = work.unfinished.place
     for number, guide_facts in facts.items():
         listed = work.listed[number]
@@ -80,10 +81,10 @@ def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float |
         if work.settings.shards is not None:
             unpack_results(place, shard_name(number, work.settings.shards), guide_facts)
         for index, (guide, area) in enumerate(work.reader.read(work.reader.on_disk(listed))):
+            rows.append({})
             for edit, mark in edits_of(listed, work.edits):
                 files = [place / sample_file(guide.path, mark, f"seed{seed}") for seed in seeds]
                 samples = torch.stack([read_sample(file, guide) for file in files])
                 edit = replace(edit, t0=guide_facts["found"][index]) if work.settings.t0 == AUTO_T0 else edit
-                row = edited(work.denoiser, edit, guide, area, samples, seeds)
-                rows.setdefault(edit.t0, []).append(row)
+                rows[-1][edit.t0] = edited(work.denoiser, edit, guide, area, samples, seeds)
     return rows

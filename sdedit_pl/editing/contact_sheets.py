@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -15,9 +15,7 @@ MOST_COLUMNS = 4
 
 def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
     """A row for each edit: guide, noised guide and samples. Kept pixels are faded."""
-    seeds = [f"seed {seed}" for seed in edits[0].seeds]
-    if any(edit.seeds != edits[0].seeds for edit in edits):
-        seeds = [f"sample {number}" for number in range(1, len(seeds) + 1)]
+    seeds = _seed_titles(edits)
     titles = ["guide", f"guide at t0, {seeds[0]}", *seeds]
     rows = [[_marked(edit), to_picture(edit.noised[0], edit.guide.format), *_pictures(edit)] for edit in edits]
     return picture_grid(rows, titles, cell_side(rows[0][0]))
@@ -35,16 +33,25 @@ def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = N
     return picture_grid(rows, titles, cell, columns)
 
 
-def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:
-    """A row for each guide and t0, a column for each seed; `edits` has, for each guide, an edit for each of `t0s`."""
+def variation_sheet(edits: Sequence[Mapping[float | str, Edited]]) -> Image.Image:
+    """A row for each guide and t0, a column for each seed; `edits` has, for each guide, its edits by t0."""
     rows = [
         [None if index else _marked(edit), *_pictures(edit)]
         for variations in edits
-        for index, edit in enumerate(variations)
+        for index, edit in enumerate(variations.values())
     ]
-    titles = ["guide", *(f"seed {seed}" for seed in edits[0][0].seeds)]
-    row_titles = [f"t0 = {t0}" for t0 in t0s] * len(edits)
-    return picture_grid(rows, titles, cell_side(_marked(edits[0][0])), row_titles=row_titles)
+    titles = ["guide", *_seed_titles([edit for variations in edits for edit in variations.values()])]
+    row_titles = [f"t0 = {t0}" for variations in edits for t0 in variations]
+    first = next(iter(edits[0].values()))
+    return picture_grid(rows, titles, cell_side(_marked(first)), row_titles=row_titles)
+
+
+def _seed_titles(edits: Sequence[Edited]) -> list[str]:
+    """The seeds of the columns, or numbers if the seeds of edits differ."""
+    seeds = edits[0].seeds
+    if any(edit.seeds != seeds for edit in edits):
+        return [f"sample {number}" for number in range(1, len(seeds) + 1)]
+    return [f"seed {seed}" for seed in seeds]
 
 
 def _marked(edit: Edited) -> Image.Image:

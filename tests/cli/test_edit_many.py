@@ -25,6 +25,7 @@ from support.shard_server import ShardServer
 from sdedit_pl.cli import main
 from sdedit_pl.edit_runs import edit_share
 from sdedit_pl.edit_runs.processes import ProcessShare, share_of_environment
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, title_height
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guides", "mask=masks", "steps=3", "samples=2", "batch=4", "out=o")
 UNFINISHED = "sdedit_pl.edit_runs.unfinished_edits:UnfinishedEdits"
@@ -244,6 +245,19 @@ def test_a_table_has_own_masks_t0_and_seeds(kind: str, many: Path, command) -> N
     ):
         assert command(*EDIT, *alone, *words).code == 0
         assert contents("o")[name] == contents("p")[same]
+
+
+def test_a_table_with_t0_for_some_guides_goes_with_several_t0(many: Path, command) -> None:
+    Path("guides/list.csv").write_text("guide,t0,seed\n0.png,0.4,\n1.png,,9\n3.png,,\n")
+    assert command(*EDIT, "guide=guides/list.csv", "mask=null", "t0=[0.3,0.5]", "samples=1").code == 0
+    assert len(contents("o")) == 5 + 2
+    step = SMALLEST_CELL + MARGIN
+    sheet = Image.open("o/sheet.png")
+    assert sheet.height == title_height(SMALLEST_CELL) + 5 * step + MARGIN
+    left, top = sheet.width - step, title_height(SMALLEST_CELL)
+    for row, name in enumerate(("0_t0_0.4_seed0", "1_t0_0.3_seed9", "1_t0_0.5_seed9", "3_t0_0.3_seed0")):
+        sample = Image.open(f"o/{name}.png").resize((SMALLEST_CELL, SMALLEST_CELL), Image.Resampling.BICUBIC)
+        assert sheet.crop((left, top + row * step, left + SMALLEST_CELL, top + row * step + SMALLEST_CELL)) == sample
 
 
 @pytest.mark.parametrize(

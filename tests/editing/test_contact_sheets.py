@@ -94,7 +94,7 @@ def test_a_strength_map_fades_the_guide_gradually() -> None:
 def test_a_variation_sheet_has_a_row_for_each_t0_and_a_column_for_each_seed() -> None:
     first = [edited(samples=(level, -level)) for level in (0.2, 0.6)]
     second = [edited(guide=-0.5, samples=(level, -level)) for level in (0.4, 0.8)]
-    sheet = variation_sheet([first, second], [0.3, "sigma:1.2"])
+    sheet = variation_sheet([dict(zip((0.3, "sigma:1.2"), edits, strict=True)) for edits in (first, second)])
     gutter = sheet.width - MARGIN - 3 * STEP
     assert gutter > 0 and sheet.height == TITLE_HEIGHT + 4 * STEP + MARGIN
     pixels = np.array(sheet)
