@@ -1,7 +1,6 @@
 """Time grids: the times that a solver visits from t0 to an end.
 
-A grid of `steps` steps has steps + 1 decreasing times. A jump back up to a higher time adds one to them and costs no
-network evaluation.
+A grid of `steps` steps has steps + 1 decreasing times. A jump back up adds one time and costs no network evaluation.
 
 A grid in the noise level cannot reach an end without noise, because the level's logarithm is infinite there. If the end
 lies below `lowest`, the last step leads from `lowest` to the end.

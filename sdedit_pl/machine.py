@@ -157,8 +157,7 @@ def check_devices(machine: Machine, devices: int | str) -> None:
 def prepare_network(network: nn.Module, arithmetic: Arithmetic, batch_pixels: int | None = None) -> None:
     """Sets the memory order of a network for inference, and compiles it.
 
-    A compiled network on a GPU is replayed as a CUDA graph for batches of at most `GRAPH_PIXELS` pixels: each call then
-    overwrites the outputs of the one before.
+    Compiled for a GPU, it replays a CUDA graph for up to `GRAPH_PIXELS` pixels: each call overwrites the last outputs.
     """
     network.to(memory_format=torch.channels_last if arithmetic.channels_last else torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     if not arithmetic.compile:

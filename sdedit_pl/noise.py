@@ -181,9 +181,8 @@ def _moved(images: Tensor, like: Images) -> Images:
 class StepNoise:
     """The noise of one step of the time loop.
 
-    `shared` is the step's z, drawn at first use and the same for the solver and a constraint (Algorithms 3 and 5 of
-    SDEdit share it between kept and edited pixels). Each call of `fresh()` is another draw. With `silent`, `shared` is
-    zero, so that a step returns its mean.
+    `shared` is the step's z, drawn at first use, the same for solver and constraint (edited and kept pixels; SDEdit,
+    Algorithms 3 and 5). `fresh()` draws anew. With `silent`, `shared` is zero, so that a step returns its mean.
     """
 
     def __init__(self, noise: Noise, step: int, like: Images, *, silent: bool = False) -> None:

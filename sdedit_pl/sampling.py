@@ -70,8 +70,7 @@ def integrate(
         callback: called after each step, not after jumps.
 
     Raises:
-        ValueError: invalid times, an unknown `last`, `last="denoised"` with an end above 0, or a state of another
-            precision.
+        ValueError: invalid times or `last`, `last="denoised"` with an end above 0, or a state of another precision.
     """
     levels, descents = _checked(times, last)
     if x.dtype not in (torch.float32, torch.float64):

@@ -224,8 +224,7 @@ class VESDE(SDE):
 class DiscreteVPSDE(SDE):
     """DDPM's table of betas, read as a VP SDE: index i of `steps` betas is time t = (i + 1) / steps.
 
-    At those times alpha^2 is the cumulative product of 1 - beta. In between, log alpha is interpolated linearly, which
-    gives a VP SDE with piecewise constant beta(t).
+    At those times alpha^2 is the cumulative product of 1 - beta; between them log alpha is linear and beta(t) constant.
 
     Args:
         beta_start: first beta (not used by `schedule="cosine"`).

@@ -46,8 +46,7 @@ class SettingsRecord:
     def begin(self, results: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Resumes unfinished results with the same settings; without a record, empties its folder and writes one.
 
-        Other settings raise SettingsChanged, which names `results`, or with `overwrite` begin as without a record. The
-        file `LOCK` stays.
+        Other settings raise SettingsChanged, which names `results`, or with `overwrite` begin anew. `LOCK` stays.
         """
         before = self.read()
         try:

@@ -76,8 +76,7 @@ def network_from(theirs: Component[UNet], own: Component[UNet]) -> Component[UNe
 def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
     """Loads the weights of the checkpoint at `path` into `denoiser`, which `model` describes, and logs which are used.
 
-    Warns if `rate`, the run's learning rate, exceeds the checkpoint's. Raises ConfigError if the weights do not fit or
-    have another meaning in this run.
+    Warns if `rate` exceeds the checkpoint's learning rate. Raises ConfigError if the weights' shapes or meaning differ.
     """
     trained, description = load_described(path)
     theirs = description.model

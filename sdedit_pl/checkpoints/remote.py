@@ -1,8 +1,7 @@
 """Checkpoints named by where they are published, instead of by a path.
 
-`https://host/file#sha256=...`: an address. The file must have the SHA-256 that the address states. The address may omit
-it after a first download, whose hash is then required. Downloads are stored under their hash in the folder SDEDIT_CACHE
-(by default the user's cache folder).
+`https://host/file#sha256=...`: an address. The file must have the stated SHA-256, which may be omitted after a first
+download, whose hash is then required. Downloads are stored by hash in SDEDIT_CACHE (default: the user's cache folder).
 
 `wandb:entity/project/name:alias`: an artifact of Weights & Biases, kept as `entity/project/name:vN` in the folder
 WANDB_ARTIFACT_DIR (default `artifacts`). Offline, or with WANDB_MODE=offline, that folder is the only source, and

@@ -26,8 +26,7 @@ class FolderSource(Source):
     Args:
         path: Folder of images.
         val_path: Folder of validation images.
-        val_fraction: Share of the images held out for validation, if there are no folders train and val and no
-            `val_path`; 0 for none.
+        val_fraction: Share of images held out for validation, without train and val folders or `val_path`; 0 for none.
     """
 
     def __init__(

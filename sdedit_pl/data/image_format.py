@@ -164,8 +164,7 @@ class ImageFormat(ImageShape):
 
     Args:
         background: Colour under transparent pixels, a name or #rrggbb.
-        margin: Pixels by which decoded images are taller and wider than `size`; training cuts random parts of `size`
-            out of them, validation the central part.
+        margin: Pixels by which images exceed `size` in height and width; training crops randomly, validation centrally.
         fit: How an image gets the proportions of `size`: "crop" takes its largest central part, "resize" changes its
             proportions, "pad" continues it by its mirror image.
         marked: Whether decoded images have a further channel, 0 in padding and 1 elsewhere.

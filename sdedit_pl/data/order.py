@@ -101,9 +101,8 @@ class TrainingBatches(Sampler[list[Any]]):
 class ValidationBatches(Sampler[list[Draw]]):
     """The validation images of one device, in order.
 
-    Every device gets the same number of batches, as few as the batch size allows, so that none waits for another. Batch
-    sizes differ by at most one image. An image repeats only if there are fewer images than devices, or if the batch
-    size is 1.
+    Every device gets equally many batches, as few as the batch size allows, so that none waits. Batch sizes differ by
+    at most one image. An image repeats only if there are fewer images than devices, or if the batch size is 1.
     """
 
     def __init__(self, count: int, share: DeviceShare) -> None:

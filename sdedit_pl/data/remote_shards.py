@@ -1,9 +1,8 @@
 """Training images from remote shards, in an order that any device can compute (`WindowOrder`).
 
 Shards are downloaded whole into a cache on the node and read there by number: no image repeats within an epoch, and
-there is no shuffle buffer to save. Without a manifest or records of former downloads, a resumed run downloads the
-shards up to its position again to count their images. Each node downloads every shard once per epoch, unless its cache
-holds all of them.
+there is no shuffle buffer to save. Without a manifest or records of downloads, a resumed run downloads the shards up to
+its position again to count images. Each node downloads every shard once per epoch, unless its cache holds all.
 """
 
 from __future__ import annotations

@@ -17,9 +17,8 @@ def check_split(split: str) -> None:
 def held_out(names: Sequence[str], fraction: float) -> list[bool]:
     """Chooses about a `fraction`, in [0, 1), of the images for validation by a hash of their names: True if chosen.
 
-    The choice depends neither on the order nor on the other images, so that a growing set keeps its split. If
-    validation (for a fraction above 0) or training would be empty, the image with the lowest or highest hash changes
-    sides; a single image goes to training.
+    The choice ignores the order and other images, so a growing set keeps its split. If validation (for a fraction above
+    0) or training would be empty, the image with the lowest or highest hash moves; a single image goes to training.
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"val_fraction must lie in [0, 1), got {fraction}; 0 holds nothing out")

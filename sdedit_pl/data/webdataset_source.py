@@ -48,8 +48,7 @@ class WebDatasetSource(Source):
         val_fraction: Share of the images held out for validation, if no shards are for validation; 0 for none.
         shuffle_shards: Number of remote shards that are shuffled together; local shards are shuffled as a whole.
         cache_folder: Folder for copies of remote shards, on a local disk that all processes of a node share.
-        cache_gigabytes: Size above which the least recently used copies are removed; must hold twice `shuffle_shards`
-            shards.
+        cache_gigabytes: Size limit; least recently used copies are removed. Must hold twice `shuffle_shards` shards.
     """
 
     def __init__(

@@ -22,9 +22,8 @@ class EditSettings(SamplerSettings):
     """The guides and options of an edit, besides its model.
 
     Args:
-        guide: an image, a folder of images, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a
-            CSV or Parquet table with columns guide, mask, t0 and seed, or a [mask, image] file (.pth) of SDEdit's
-            reference runner.
+        guide: an image, a folder, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a CSV or
+            Parquet table with columns guide, mask, t0 and seed, or a [mask, image] .pth of SDEdit's reference runner.
         mask: an image whose white pixels may change, or a folder of them named like the guides; replaces a guide's own.
         strength: instead of a mask, an image (or a folder of images) that says how far to noise each pixel: white to
             t0, black not at all.
@@ -39,13 +38,11 @@ class EditSettings(SamplerSettings):
         t0: how far guides are noised, a time in (0, 1] or a noise level such as sigma:1.2, or a list of them; higher is
             more realistic, lower more faithful. auto finds the highest one that changes a guide by at most `l2`; null
             uses the result of sdedit calibrate for the checkpoint, or else 0.5.
-        l2: with t0=auto, the largest squared difference between a guide and its edit, summed over pixel values
-            scaled to [0, 1].
+        l2: with t0=auto, the largest squared difference of guide and edit, summed over pixel values scaled to [0, 1].
         steps: solver steps from t0 to 0; null for the variant's default.
         repeats: number of runs of the edit, each on the result of the one before (K).
         anneal: t0 of a repeat relative to that of the one before, in (0, 1].
-        resample: j,r takes each group of j steps r times, to harmonise kept and new pixels; needs a mask or strength
-            map.
+        resample: j,r takes groups of j steps r times, to harmonise kept and new pixels; needs a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: from,to, the lowest and the highest time at which lowpass applies.
         lowpass_energy: weight of lowpass as an energy added to the score (EGSDE), such as 0.5; null imposes it fully.
@@ -60,9 +57,8 @@ class EditSettings(SamplerSettings):
         windows: edit guides at their own size, in overlapping windows of the model's size (true) or a size in pixels.
         overlap: minimum overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
-        focus: true edits only the part of a large picture around each region of the mask, at the model's size, and puts
-            it back at full resolution; x,y,width,height, in pixels of the file, edits that box. All else is kept bit
-            for bit.
+        focus: true edits only the part of a large picture around each mask region, at the model's size, and puts it
+            back at full resolution; x,y,width,height, in file pixels, edits that box. All else is kept bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
         devices: number of processes that share the guides on this machine, each with a GPU if there are any; auto takes
             all GPUs. On several machines, start the command with torchrun, srun or as a SLURM array instead.

@@ -60,9 +60,8 @@ class KeptRegion:
 class GradedRegion:
     """Keeps each pixel of an image until the run has reached the pixel's own time.
 
-    A pixel is released at the first step that starts from its own time or a lower one; until then, the noised image
-    overwrites it after each step. It is thus edited from its own t0, rounded down to a time of the grid. After a jump
-    up, the time after the jump decides.
+    A pixel is released at the first step that starts at or below its own time; until then, the noised image overwrites
+    it each step. It is edited from its own t0, rounded down to the grid. After a jump up, the new time decides.
 
     Args:
         image: in [-1, 1].

@@ -130,10 +130,7 @@ def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:
 def stored_maps(
     folder: Path, images: ChosenImages, make: Callable[[Sequence[int]], Iterator[AnomalyMaps]]
 ) -> list[Path]:
-    """The files of all maps in `folder`, made if missing.
-
-    A name contains the hash of its image, so that a changed image gets new maps.
-    """
+    """Files of all maps in `folder`, made if missing; names contain image hashes, so a changed image gets new maps."""
     files = [
         folder / f"{number:06d}-{hashlib.sha256(images.image(number).numpy().tobytes()).hexdigest()[:16]}.safetensors"
         for number in range(len(images))

@@ -31,8 +31,7 @@ class EvaluationArguments(GuidanceSettings):
         ckpt: the model, as for sdedit edit.
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
         out: folder of the results.
-        compare: a second checkpoint for images of the same size, which the ablation sde compares with `ckpt`, such as a
-            VE model with a VP one.
+        compare: a second model of the same image size, which the ablation sde compares with `ckpt`, such as VE with VP.
         split: val, the images that training holds out of `data`, or all, for data that training has not seen.
         val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
@@ -50,15 +49,13 @@ class EvaluationArguments(GuidanceSettings):
         seed: seed of the inputs; edit number n has the seed `seed` + n.
         lpips: network of the masked LPIPS, alex, vgg or squeeze; none omits it.
         lpips_weights: torchvision's file of the network of `lpips`; null takes it from torch's cache or downloads it.
-        kid_subset: also reports KID averaged over 100 random subsets of this size (elsewhere often 1000); null
-            omits it.
+        kid_subset: also report KID averaged over 100 random subsets of this size (elsewhere often 1000); null omits it.
         batch: images edited at once on each device; affects only speed, memory and, except in uncompiled
             float32 on a CPU, rounding.
         precision: precision of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16
             and float32 elsewhere. tf32 is a faster, less exact float32 on GPUs. On a CPU, uncompiled float32 passes
             images through the network one by one, which is slow and makes them independent of the batch.
-        compile: compile the network; auto compiles on GPUs with bf16 from 10,000 network evaluations on, counted as for
-            five edits of each image.
+        compile: compile the network; auto compiles on GPUs with bf16 from 10,000 evaluations (five edits per image).
         accelerator: auto, cpu, gpu, ...
         devices: devices on each node; auto takes all.
         num_nodes: machines; they share the folder `out`.

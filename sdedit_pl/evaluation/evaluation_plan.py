@@ -1,8 +1,7 @@
 """The plan of an evaluation: sets of inputs, and columns, each a method applied to a set of inputs.
 
-It depends only on the settings. An edit that ablations share with each other or with the tables is one column and is
-made once. A folder's recipe is a text that states everything its images depend on; images of another recipe are not
-reused.
+It depends only on the settings. An edit that ablations share with each other or the tables is one column, made once. A
+folder's recipe is a text that states everything its images depend on; images of another recipe are not reused.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ class EvaluationPlan:
     def recipes(self, identities: Mapping[str, str], groups: str) -> dict[str, str]:
         """Folder -> its recipe: what its images depend on besides the validation images.
 
-        `identities` maps a model's name to its hash; `groups` is a hash of the images' groups, on which composites
-        depend.
+        `identities` maps model names to hashes; `groups` is a hash of the images' groups, on which composites depend.
         """
         inputs = {
             f"{name}/{GUIDE}": f"{task!r}, seed={self.seed}" + (f", groups={groups}" if task.pastes else "")

@@ -46,10 +46,7 @@ def _hash_of(pixels: bytes) -> str:
 
 @dataclass(frozen=True)
 class NumberedImages:
-    """A folder of `count` images 000000.png, 000001.png, ... of one shape, created with the first image.
-
-    `files` are the files if they have other names.
-    """
+    """A folder of `count` images of one shape, created with the first; `files` replace 000000.png, 000001.png, ..."""
 
     folder: Path
     count: int

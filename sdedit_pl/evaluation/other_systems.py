@@ -18,9 +18,8 @@ def find_outputs(
 ) -> dict[str, dict[str, NumberedImages]]:
     """The outputs of other systems, task -> system -> images.
 
-    A system's folder holds one folder per task, or the images themselves if there is only one task. Its images are
-    named like the inputs they were made from, 000000.png and so on, with any image suffix. Raises ValueError for
-    missing or surplus files, or images of another size.
+    A system's folder holds one folder per task, or the images of a single task. Images are named like their inputs,
+    000000.png and so on, with any image suffix. Raises ValueError for missing or surplus files, or another image size.
     """
     found: dict[str, dict[str, NumberedImages]] = {task: {} for task in tasks}
     for name, place in folders.items():

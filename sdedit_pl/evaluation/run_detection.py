@@ -50,8 +50,7 @@ class DetectionSettings(SamplerSettings):
         split: all images of `data`, or val, the ones that training holds out of it.
         val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
-        t0: times or noise levels to reconstruct images from; the best one depends on the defect, so the map is
-            their mean.
+        t0: times or noise levels to reconstruct images from; the best depends on the defect, so the map is their mean.
         samples: number of reconstructions from each t0.
         steps: solver steps of a reconstruction.
         residual: pixel (mean absolute difference of channels on [0, 1]), or an LPIPS network: alex, vgg or squeeze.

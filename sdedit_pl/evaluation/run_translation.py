@@ -64,8 +64,7 @@ class TranslationSettings(SamplerSettings):
         methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (sdedit, guided by the low
             frequencies of the guide), two_energies (energy, guided away from the source's domain too; twice the cost).
         t0: how far sdedit, energy and two_energies noise a guide.
-        level: noise level at which ddib passes from one model to the other; null for the highest that both were trained
-            on.
+        level: noise level at which ddib passes from one model to the other; null for the highest both were trained on.
         lowpass: factor of the low-pass filter of energy and two_energies, see sdedit edit.
         lowpass_energy: weight of the guide's low frequencies, see sdedit edit.
         realism: weight w of the second energy, which adds w (target's score - source's score).
@@ -218,10 +217,7 @@ def checked_guides(guide: str, shape: ImageShape, fit: Fit = "crop") -> Numbered
 
 
 def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fit) -> Compared:
-    """The images and features that translations are compared with.
-
-    Raises ValueError for a guide without a pair, or too few images for KID.
-    """
+    """What translations are compared with; raises ValueError for a guide without a pair, or too few images for KID."""
     pairs, inputs = None, dict[str, str]()
     if settings.pairs is not None:
         named = in_both_unicode_forms(

@@ -2,9 +2,8 @@
 
     result = alpha * enlarged edit + (1 - alpha) * picture
 
-A part is a connected region of the mask. The model sees the picture around it, at the model's proportions, with half of
-the region's length as context on each side. alpha is 1 in the region and falls to 0 over `FEATHER` pixels of the model;
-farther out the picture is kept bit for bit.
+A part is a connected region of the mask. The model sees it with half its length as context on each side, at the model's
+proportions. alpha is 1 in the region and falls to 0 over `FEATHER` model pixels; beyond, all is kept bit for bit.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
     KID = E k(x, x') + E k(y, y') - 2 E k(x, y),        k(a, b) = (a . b / d + 1)^3
 
-with x, x' independent images of one set, y, y' of the other and d the dimension of the features. Each mean is over the
-pairs of images from different groups: variations of one design are not independent, nor are an edit and the image that
-its guide was made from. The estimate is unbiased for independent groups, and can be negative: estimates from two
-samples of one distribution scatter around 0.
+with x, x' independent images of one set, y, y' of the other and d the dimension of the features. Each mean is over
+pairs from different groups: variations of one design are not independent, nor are an edit and its guide's original. The
+estimate is unbiased for independent groups, and can be negative: for equal distributions it scatters around 0.
 
 The standard error is the jackknife's over groups, the interval that of the bootstrap (`sdedit_pl.metrics.intervals`),
 in which the weight of a pair is the product of its groups' weights. Pairs within a group never count, so that the

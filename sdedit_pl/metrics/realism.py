@@ -63,8 +63,7 @@ class FeatureMetric(ImageMetric, abc.ABC):
 class KernelDistance(FeatureMetric):
     """KID, as `kid`, with its standard error `kid_error` and the ends of its 95 % interval, `kid_low` and `kid_high`.
 
-    `kid_subsets` and `kid_subsets_deviation` are the numbers that torchmetrics and torch-fidelity report; see
-    `sdedit_pl.metrics.kid.subset_distances`.
+    `kid_subsets` and `kid_subsets_deviation` are what torchmetrics and torch-fidelity report; see `subset_distances`.
 
     Args:
         groups: group of each image, indexed by its number; None makes each image a group of its own.

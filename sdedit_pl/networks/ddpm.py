@@ -32,11 +32,9 @@ class DDPM(UNet):
         attend_after: On the way up, at `attention_levels`, attention follows every "block" (DDPM, DDIM, SDEdit), or
             only the last one of the "level" (score_sde).
         pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and bottom, as published.
-        close_frequencies: Whether the lowest frequency of the label's sinusoids is 1/10000, as published, or one step
-            above it.
-        smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, a layer of 32
-            or fewer channels has one channel per group, which removes the label's effect: use 64 channels or larger
-            groups.
+        close_frequencies: Whether the label sinusoids' lowest frequency is 1/10000, as published, or one step above it.
+        smallest_group: Minimum number of channels in a normalisation group. With 1, as published, a layer of 32 or
+            fewer channels has one per group, which removes the label's effect: use 64 channels or larger groups.
         most_groups: Maximum number of groups of the normalisations.
         epsilon: Added to the variance in the normalisations.
     """

@@ -74,8 +74,7 @@ class GroupNorm(nn.GroupNorm):
 def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_groups: int = 32) -> GroupNorm:
     """A GroupNorm of up to `most_groups` groups with at least `smallest_group` channels each.
 
-    The number of groups is the largest that divides `channels`; for all published networks this equals their
-    min(channels / smallest_group, most_groups).
+    It has the most groups that divide `channels`: in published networks, min(channels / smallest_group, most_groups).
     """
     if smallest_group < 1:
         raise ValueError(f"smallest_group must be at least 1, got {smallest_group}")

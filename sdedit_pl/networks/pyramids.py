@@ -29,10 +29,7 @@ Pyramid: TypeAlias = Float[Tensor, "B P_out H W"]
 
 
 class InputSkip(nn.Module):
-    """A pyramid of images, joined by a 1 x 1 convolution and "sum" or "cat".
-
-    The attributes `width` and `pyramid_width` are the channels after the joint.
-    """
+    """A pyramid of images, joined by a 1 x 1 convolution and "sum" or "cat"; the widths count channels after that."""
 
     def __init__(self, pyramid_width: int, width: int, *, combine: str, fir_kernel: Sequence[float] | None) -> None:
         super().__init__()

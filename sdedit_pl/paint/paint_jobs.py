@@ -88,9 +88,8 @@ class Cancelled(Exception):
 class Job:
     """A requested edit.
 
-    `total` and `done` count estimates: one for each sample, step and separately edited part. Each takes `windows`
-    network evaluations, of all windows and of the guiding network. `first` and `last` are (time, count) at the first
-    and the latest estimate.
+    `total` and `done` count estimates: one per sample, step and separately edited part. Each takes `windows` network
+    evaluations: all windows, and the guiding network. `first` and `last` are (time, count) at the first and latest one.
     """
 
     identity: str

@@ -36,9 +36,8 @@ class Ancestral(Solver):
 
     Args:
         variance: variance of a step's noise: "small" (better with few steps), "large" (exact for data of unit
-            variance), "learned" (predicted by the network, between the two), or "auto" (learned if the model has one,
-            else small). SDEdit's algorithms use the large one, its reference code the small one; score_sde uses the
-            small one for VE and the large one for VP.
+            variance), "learned" (predicted by the network, between the two), or "auto" (learned if there is one, else
+            small). SDEdit's algorithms use large, its reference code small; score_sde uses small for VE, large for VP.
         chain: the reversed forward chain: "exact" (the SDE's own transition, for steps of any length), "paper" (that of
             SDEdit's algorithms) or "table" (that of score_sde).
     """

@@ -3,9 +3,8 @@
     y_s = q y_t + (1 - q) D + sum_k a_k D^(k) + sqrt(r_s^2 - q^2 r_t^2) z,    q = phi_s / phi_t,
     a_k = -int_{r_s}^{r_t} (r - r_t)^{k-1} / (k-1)! (1 - phi_s / phi(r)) dr
 
-in y = x / alpha and the noise level r = sigma / alpha. Divided differences of earlier evaluations give the derivatives
-of the x_0 estimate D with respect to r. phi(r) = r (exp(r^0.3) + 10) adds little noise at low levels, where its
-removal would need more steps.
+in y = x / alpha and noise level r = sigma / alpha. Divided differences of earlier evaluations give the derivatives of
+the x_0 estimate D in r. phi(r) = r (exp(r^0.3) + 10) adds little noise at low levels, where removal needs more steps.
 
 Source: Cui et al., "Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models", 2023, Algorithms
 1 to 3 and appendix A.8 (SDE_5).

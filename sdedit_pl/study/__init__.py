@@ -3,6 +3,5 @@
 Only `study_builder` and `paired_images` import PyTorch, so that a small machine can serve and report a study and the
 server starts instantly. For the same reason this file imports nothing.
 
-Source: Meng et al., "SDEdit", ICLR 2022, section 5: pairwise comparisons of realism, and of faithfulness and
-satisfaction given the guide.
+Source: Meng et al., "SDEdit", ICLR 2022, section 5 (realism; faithfulness and satisfaction given the guide).
 """

@@ -67,9 +67,7 @@ def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
 def read_rgb(file: Path, shape: tuple[int, int], domain: ImageShape | None = None) -> Image.Image:
     """An image file as upright RGB of `shape` (height, width); raises UnreadableImage.
 
-    It is centrally cropped if `shape` is square, otherwise stretched.
-
-    Data of a `domain` with a format are shown as in the previews of its model.
+    A square `shape` crops it centrally, others stretch it. Data of a `domain` with a format look as in its previews.
     """
     image_format = ImageFormat(shape)
     if domain is not None and domain.format is not None:

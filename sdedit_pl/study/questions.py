@@ -1,7 +1,6 @@
 """The three questions of the paper's human evaluation, in our own words.
 
-Each is a forced choice between two methods' outputs for the same guide. Realism is judged from the outputs alone; the
-other two questions show the guide.
+Each is a forced choice between two methods' outputs for the same guide, which is shown except for realism.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 5 and the appendix on human evaluation.
 """

@@ -1,9 +1,8 @@
 """The SQLite database of a study: images, forms, raters and their answers.
 
 An answer is on disk before it is acknowledged (`synchronous=FULL`). The write-ahead log allows a report while raters
-answer; it is moved into the file after every commit, so that the file alone is complete between answers. A rater's
-first answer to a trial counts; sending it again changes nothing. A file that is damaged or not a study is refused when
-it is opened, before anything is written to it.
+answer; it is moved into the file after every commit, so that the file alone is complete between answers. Only a rater's
+first answer to a trial counts. A file that is damaged or not a study is refused before anything is written to it.
 """
 
 from __future__ import annotations

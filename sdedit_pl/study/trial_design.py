@@ -1,11 +1,10 @@
 """The design of a study: which comparisons are made, and how they are distributed over raters.
 
-A comparison is one question about two methods' outputs for one item (a guide and the outputs made from it). Every
-combination of question, pair of methods and item is asked in one form and in its twin, which exchanges the sides; a
-rater answers one form. For every question and pair, the number of comparisons differs by at most one between forms.
-Sides alternate within a form. A form has one block per question; the order of the blocks rotates from form to form. The
-order within a block is random, including the positions of the catch trials (an intact image beside a heavily degraded
-copy of it). The design is a function of the seed.
+A comparison is one question about two methods' outputs for one item (a guide and its outputs). Every combination of
+question, pair of methods and item is asked in one form and in its twin, which exchanges the sides; a rater answers one
+form. For every question and pair, the number of comparisons differs by at most one between forms. Sides alternate
+within a form. A form has one block per question; their order rotates from form to form. The order within a block is
+random, including the catch trials (an intact image beside a heavily degraded copy). The seed determines the design.
 """
 
 from __future__ import annotations

@@ -21,10 +21,7 @@ logger = logging.getLogger(__name__)
 def best_average(
     averaging: ImageHalfLifeAveraging, trainer: lightning.Trainer, module: ScoreModule
 ) -> tuple[int, float]:
-    """Half-life and loss of the average with the lowest loss in the latest validation, the same on all devices.
-
-    A loss that is not a number counts as infinite.
-    """
+    """Half-life and loss of the best average in the latest validation, equal on all devices; NaN counts as infinite."""
     first, *others = averaging.half_lives
     names = {first: module.criterion(), **{other: module.criterion(other) for other in others}}
     losses = {half_life: float(trainer.callback_metrics[name]) for half_life, name in names.items()}

@@ -29,8 +29,7 @@ class Previews(lightning.Callback):
 
     A PNG file in `folder`, headed by step and t0, shows guides (in [-1, 1]) above their edits, then samples of shape
     (C, H, W). A model of labels has a row for each of the first `SHOWN_LABELS`, and one without a label unless it needs
-    one. Loggers that accept images receive the file too. The noise is always the same, so that the sheets of a run are
-    comparable.
+    one. Loggers that accept images get it too. The noise is always the same, so that a run's sheets are comparable.
     """
 
     def __init__(

@@ -22,8 +22,7 @@ _SECONDS_BETWEEN_LINES = 60.0
 class TrainingSpeed(StepCallback):
     """Measures images per second from this process's second step on, without the time spent on validation.
 
-    Numbers are None before the tenth step; without validation `minutes_to_preview` stays None. Nothing is
-    transferred from the accelerator.
+    Numbers are None before the tenth step, `minutes_to_preview` also without validation. No data leave the accelerator.
     """
 
     def __init__(self) -> None:

@@ -32,9 +32,8 @@ logger = logging.getLogger(__name__)
 class CsvHistory(Logger):
     """Writes a CSV file with a row for each log entry and a column `step`, the optimiser step counted from 0.
 
-    Rows of steps from `steps` on, which the resumed weights have not taken, are dropped. An entry that is logged again
-    for an earlier step, such as a repeated validation, replaces its row. Rows that a full disk refuses are written with
-    a later row.
+    Rows of steps from `steps` on, which the resumed weights have not taken, are dropped. An entry logged again for an
+    earlier step, such as a repeated validation, replaces its row. Rows that a full disk refuses are written later.
     """
 
     def __init__(self, path: Path, steps: int = 0) -> None:

@@ -37,8 +37,7 @@ class Interrupted(Exception):
 class StopSignals:
     """Records, inside its `with` block, the first signal that asks this process to stop.
 
-    Workers that are forked inside the block ignore the first signal, because the training process ends them, but not a
-    second SIGTERM.
+    Workers forked in the block ignore the first signal, since the training process ends them, but not a second SIGTERM.
     """
 
     def __init__(self) -> None:

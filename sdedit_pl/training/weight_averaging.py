@@ -126,10 +126,7 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
 
     @torch.no_grad()
     def _update(self, pl_module: ScoreModule, images_seen: int, images_per_step: int) -> None:
-        """Updates every average with one kernel each.
-
-        Lightning's update copies its counter to the accelerator, which waits for all queued work.
-        """
+        """One kernel per average; Lightning's update copies a counter to the device, which waits for queued work."""
         assert self.average is not None
         if not self._weights:
             pairs: list[tuple[nn.Module, nn.Module]] = [(self.average, pl_module)]
