@@ -183,6 +183,8 @@ def test_a_finished_edit_is_not_made_again(desk: Path, command, refused, monkeyp
         assert command(*EDIT, "samples=1", "out=a") == (0, "1 sample in a; see a/sheet.png\n", notice)
         assert command("edit", "config=a/edit.yaml").code == 0
     assert "a already holds files" in refused(*EDIT, "samples=2", "out=a")
+    assert command(*EDIT, "samples=1", "out=c", "t0=0.3").code == 0
+    assert "c already holds files" in refused(*EDIT, "samples=1", "out=c")
     Image.open("wide.png").save("guide.png")
     assert "a already holds files" in refused(*EDIT, "samples=1", "out=a")
     said = command("edit", "config=a/edit.yaml", "out=b").errors
