@@ -260,6 +260,21 @@ def test_a_table_with_t0_for_some_guides_goes_with_several_t0(many: Path, comman
         assert sheet.crop((left, top + row * step, left + SMALLEST_CELL, top + row * step + SMALLEST_CELL)) == sample
 
 
+def test_a_folder_of_masks_goes_with_tables_and_shards(many: Path, command, refused) -> None:
+    Path("guides/list.csv").write_text("guide\n0.png\n1.png\n")
+    with tarfile.open("a.tar", "w") as archive:
+        for number in (0, 1):
+            archive.add(f"guides/{number}.png", f"{number}.png")
+    os.remove("masks/1.png")
+    for out, guide in (("table", "guides/list.csv"), ("shards", "a.tar"), ("files", "guides/[01].png")):
+        code, _, errors = command(*EDIT, f"guide={guide}", f"out={out}")
+        assert code == 0 and errors == "no mask for 1: edited everywhere\n"
+    for number in (0, 1):
+        name = f"{number}_seed0.png"
+        assert contents("table")[name] == contents("shards")[name] == contents("files")[name]
+    assert "there is no mask at absent" in refused(*EDIT, "guide=a.tar", "mask=absent", "out=new")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
