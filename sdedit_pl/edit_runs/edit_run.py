@@ -152,15 +152,17 @@ def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequen
     found, shards = {EDIT_RECORD, SHEET_FILE}, set[str]()
     if settings.shards is not None:
         shards = {shard_name(number, settings.shards) for number in range(len(listed))}
+    shared = [*settings.reductions, *["trajectory"] * settings.trajectory]
     for guide in listed:
         for _, mark in edits_of(guide, edits):
-            names = (*(f"seed{seed}" for seed in seeds_of(guide, settings)), *settings.reductions)
+            names = (*(f"seed{seed}" for seed in seeds_of(guide, settings)), *shared)
             files = {sample_file(guide.guide, mark, name) for name in names}
             files = {"".join(member(file)) for file in files} if shards else files
             if files & found:
+                same = f" with the same t0, for one {' and '.join(shared)}" if shared else " with the same t0 and seed"
                 raise ValueError(
                     f"guides need different names, got several called {stem_of(guide.guide)}"
-                    + (" with the same t0 and seed" if mark or guide.seed is not None else "")
+                    + (same if mark or guide.seed is not None else "")
                 )
             found |= files
     return shards | {EDIT_RECORD, SHEET_FILE} if shards else found
