@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ logger = logging.getLogger(__name__)
 def best_average(
     averaging: ImageHalfLifeAveraging, trainer: lightning.Trainer, module: ScoreModule
 ) -> tuple[int, float]:
-    """Half-life and loss of the average with the lowest loss in the latest validation, the same on all devices."""
+    """Half-life and loss of the average with the lowest loss in the latest validation, the same on all devices.
+
+    A loss that is not a number counts as infinite.
+    """
     first, *others = averaging.half_lives
     names = {first: module.criterion(), **{other: module.criterion(other) for other in others}}
     losses = {half_life: float(trainer.callback_metrics[name]) for half_life, name in names.items()}
-    return min(losses.items(), key=lambda item: item[1])
+    known = {half_life: math.inf if math.isnan(loss) else loss for half_life, loss in losses.items()}
+    return min(known.items(), key=lambda item: item[1])
 
 
 class EditingCheckpoint(StepCallback):
@@ -67,8 +72,8 @@ class EditingCheckpoint(StepCallback):
             return
         if trainer.global_step == max(1, round(self.early * trainer.max_steps)):
             path, half_life = self._beside("early"), self.averaging.half_lives[0]
-            self.save(path, self.averaging.averaged(pl_module), _facts(trainer, half_life))
-            logger.info("step %d: wrote %s", trainer.global_step, path)
+            if self.save(path, self.averaging.averaged(pl_module), _facts(trainer, half_life)):
+                logger.info("step %d: wrote %s", trainer.global_step, path)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         self._write_all(trainer, pl_module)

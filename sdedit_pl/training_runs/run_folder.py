@@ -109,7 +109,9 @@ def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]
     """The settings that a resumed run cannot change; `run` may come from an earlier version with fewer keys."""
     described = model.as_data()
     network = {key: value for key, value in described["network"].items() if key not in MAY_DIFFER}
+    muon = run.get("optimizer", {}).get("name") == "muon"  # its state has other groups than that of adam and adamw
     trained = {
+        "optimizer": {"name": "muon" if muon else "adam or adamw"},
         "seed": run.get("seed", 0),
         "uncertainty": run.get("uncertainty", False),
         "train": run.get("train", {"only": []}),

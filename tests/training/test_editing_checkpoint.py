@@ -57,6 +57,12 @@ def test_the_best_average_of_the_best_validation_is_kept(tmp_path: Path) -> None
     assert facts == {"steps": 4, "images_seen": 32, "average_half_life_images": 100}
 
 
+def test_a_loss_that_is_not_a_number_counts_as_the_highest(tmp_path: Path) -> None:
+    nan, run = float("nan"), Run(tmp_path)
+    run.train({1: (nan, nan), 2: (nan, 0.5), 3: (0.4, nan), 4: (nan, nan)}, 4)
+    assert run.chosen() == [(100, 1), (400, 2), (100, 3)]
+
+
 def test_weights_that_a_full_disk_refused_do_not_count_as_the_best(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.without_room = range(2, 3)
@@ -95,6 +101,16 @@ def test_an_early_average_is_written_once(tmp_path: Path) -> None:
     run.train({}, 5)
     facts = {"steps": 2, "images_seen": 16, "average_half_life_images": 100}
     assert run.written[0] == ("model-early.safetensors", facts) and len(run.written) == 2
+
+
+def test_an_early_average_that_a_full_disk_refused_is_not_logged_as_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run = Run(tmp_path, early=0.4)
+    run.without_room = range(2, 3)
+    run.train({}, 5)
+    assert "model.safetensors" in caplog.text and "model-early" not in caplog.text
 
 
 def test_all_averages_have_their_own_files(tmp_path: Path) -> None:

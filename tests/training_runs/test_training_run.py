@@ -209,6 +209,8 @@ def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, 
         fit(tiny_config(*same, "data.size=16", "network.channels=16"))
     with pytest.raises(SettingsChanged, match=r"sde.name was vp, .* ve now"):
         fit(tiny_config(*same, "sde=ve"))
+    with pytest.raises(SettingsChanged, match=r"optimizer.name was adam or adamw, and is muon now; .* another out="):
+        fit(tiny_config(*same, "optimizer=muon"))
     with pytest.raises(SettingsChanged, match="seed was 0, and is 7 now"):
         fit(tiny_config(*same, "seed=7"))
     (tmp_path / "file").write_text("")
@@ -439,6 +441,17 @@ def test_a_run_resumes_with_other_batches_to_a_step(
 def test_a_precision_in_which_no_average_moves_is_refused(precision: str, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"={precision} .*={precision[:-5]}-mixed"):
         fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", f"trainer.precision={precision}"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("precision=transformer-engine", "^trainer: .*transformer_engine"), ("strategy=ddp_spawn", "use ddp$")],
+)
+def test_trainer_settings_that_cannot_work_are_refused(
+    setting: str, message: str, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", f"trainer.{setting}"))
 
 
 @pytest.mark.parametrize("every", [1, 100])
