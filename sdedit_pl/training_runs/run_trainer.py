@@ -54,7 +54,7 @@ def build_trainer(
             enable_model_summary=False,
             callbacks=callbacks,
         )
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {error}") from error
     # With accumulation some steps exchange no gradients, which a static graph does not allow.
     static = not config.train.only and not config.uncertainty and settings.accumulate_grad_batches == 1

@@ -138,6 +138,10 @@ def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
             f"trainer.strategy={settings.strategy} spreads one network over several devices, and averages, previews "
             f"and checkpoints need it whole; use ddp, since a network that edits images fits on one device"
         )
+    if settings.strategy.startswith("ddp_spawn"):
+        raise ConfigError(
+            f"trainer.strategy={settings.strategy} would have to copy the open run into new processes; use ddp"
+        )
     machine = this_machine(settings.accelerator)
     construct("trainer", check_devices, machine=machine, devices=settings.devices)
     return resolve_arithmetic(config, machine), machine

@@ -443,6 +443,17 @@ def test_a_precision_in_which_no_average_moves_is_refused(precision: str, images
         fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", f"trainer.precision={precision}"))
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("precision=transformer-engine", "^trainer: .*transformer_engine"), ("strategy=ddp_spawn", "use ddp$")],
+)
+def test_trainer_settings_that_cannot_work_are_refused(
+    setting: str, message: str, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", f"trainer.{setting}"))
+
+
 @pytest.mark.parametrize("every", [1, 100])
 def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_nothing(
     every: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
