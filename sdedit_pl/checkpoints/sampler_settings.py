@@ -36,8 +36,7 @@ class SamplerSettings(GuidanceSettings):
         device: auto, cpu, cuda, cuda:1, mps.
         precision: precision of the network; the state is always float32. tf32 is float32 with the factors of products
             rounded to 10 bits, which is faster on GPUs. auto is bfloat16 on GPUs with bf16, and float32 elsewhere.
-        compile: compile the network, which takes about a minute; auto compiles on GPUs with bf16 for 10,000 or more
-            evaluations (samples times steps).
+        compile: compile the network (about a minute); auto compiles on GPUs with bf16 from 10,000 samples times steps.
     """
 
     ckpt: str

@@ -115,8 +115,7 @@ def in_batches(
 ) -> Iterator[tuple[T, Float[Tensor, "C H W"]]]:
     """Yields each item of `todo` with its image of at most `pixels` pixels; `batch` and `on_step` as in `edit_guides`.
 
-    `make` returns the images of a batch, or of its first items alone, after which it gets the others again; its second
-    argument is a solver's callback.
+    `make`, given a solver's callback, returns images of a batch or of its first items, then gets the others again.
     """
     device = next(denoiser.parameters()).device
     size, start = batch or default_batch(device, pixels), 0
