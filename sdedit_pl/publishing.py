@@ -6,6 +6,7 @@ in its file. Only the last part of an absolute path is published, because the re
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -262,7 +263,9 @@ def _measured(evaluation: Mapping[str, Any]) -> str:
     for task, found in evaluation["tasks"].items():
         rows = {str(METHOD_TITLES.get(method, method)): measures for method, measures in found.items()}
         parts += [f"{TASK_TITLES.get(task, task)}:", markdown_table(measures_table(rows, "method"))]
-    return "\n\n".join([*parts, f"Command: `{evaluation['command']}`"])
+    pairs = (word.partition("=") for word in shlex.split(evaluation["command"]))
+    command = shlex.join(f"{key}{sign}{_without_folders(value)}" for key, sign, value in pairs)
+    return "\n\n".join([*parts, f"Command: `{command}`"])
 
 
 def _memory(ratio: float | None) -> str:

@@ -81,11 +81,16 @@ def test_a_published_repository_is_read_back(
 
 def test_a_bundled_checkpoint_has_a_card_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    out, report = tmp_path / "published", "benchmarks/results/evaluation"
+    out, report = tmp_path / "published", tmp_path / "evaluation"
+    shutil.copytree("benchmarks/results/evaluation", report)
+    numbers = json.loads((report / "metrics.json").read_text())
+    numbers["command"] = "sdedit evaluate ckpt=portraits64 'data=/home/me/my photos' tasks=[stroke_synthesis]"
+    (report / "metrics.json").write_text(json.dumps(numbers))
     words = [*WORDS, f"evaluation={report}", "pictures=[docs/demo.png]"]
     assert main(["publish", "ckpt=portraits64", f"to={out}", *words]) == 0
     card = (out / "README.md").read_text(encoding="utf-8")
-    kid = json.loads(Path(report, "metrics.json").read_text())["tasks"]["stroke_synthesis"]["sdedit"]["kid"]
+    kid = numbers["tasks"]["stroke_synthesis"]["sdedit"]["kid"]
+    assert "Command: `sdedit evaluate ckpt=portraits64 'data=my photos' 'tasks=[stroke_synthesis]'`" in card
     assert f"| SDEdit | {kid:.4f}" in card and "![demo](demo.png)" in card and "images_seen: 603200" in card
     assert "Not measured: how close" in card and (out / "stroke_synthesis.png").is_file()
 

@@ -141,7 +141,7 @@ def result_file(
         image: in [-1, 1]; raises ValueError if a value is not finite.
         kept: pixels, (H, W), that take the guide's own values if the sizes agree.
         own_type: write values in the type of `shape`, whatever that of the guide.
-        fit: how the guide was brought to the proportions of the result.
+        fit: how the guide was brought to the proportions of the model; a padded one is shown without padding.
     """
     if not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
@@ -165,7 +165,7 @@ def result_file(
     writer, (rows, columns), (height, width) = _writer(suffix, stored), values.shape[:2], stored.values.shape[:2]
     if (rows, columns) == (height, width):
         return writer.write(values, stored.metadata)
-    left, top, right, bottom = taken_box((width, height), (rows, columns), fit)
+    left, top, right, bottom = taken_box((width, height), (rows, columns), "crop" if fit == "crop" else "resize")
     box = Placement(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
     return writer.write(values, writer.metadata_of_part(stored.metadata, box))
 

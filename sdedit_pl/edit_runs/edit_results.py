@@ -41,7 +41,9 @@ REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"
 }
 FREE_EDIT_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
 """Settings that may change when an edit is resumed or repeated: they change samples at most by rounding."""
-_RESOLVED = {"t0": None, "precision": "auto", "compile": "auto", "guidance": None}
+SEARCH = "search"
+"""The entry of a record with the settings that asked for a search for t0."""
+_RESOLVED = {"precision": "auto", "compile": "auto"}
 """Values that the record replaces by what they resolved to."""
 INTEGER_SUFFIXES = (".png", ".dcm")
 """Suffixes of formats without float32."""
@@ -203,15 +205,21 @@ def recorded_samples(record: Mapping[str, Any]) -> int:
 
 
 def finished_samples(settings: SamplerSettings, file: Path, overwrite: bool) -> int | None:
-    """The samples of a finished run with these settings, if `file` records one with intact inputs and results."""
+    """The samples of a finished run with these settings, if `file` records one with intact inputs and results.
+
+    `settings` hold the t0 and the guidance that null stands for.
+    """
     if overwrite or not file.is_file():
         return None
     before = read_file(file)
     record = before.get(RECORD_KEY)
+    if not isinstance(record, dict) or not {"sha256", "samples", "results"} <= record.keys():
+        return None
     now = {key: value for key, value in as_data(settings).items() if key not in FREE_EDIT_SETTINGS}
-    resolved = _RESOLVED | ({"guidance_range": None} if settings.guidance is None else {})
-    same = all(before.get(key) == value or resolved.get(key, ...) == value for key, value in now.items())
-    if not same or not isinstance(record, dict) or not {"sha256", "samples", "results"} <= record.keys():
+    if not any(
+        all(asked.get(key) == value or _RESOLVED.get(key, ...) == value for key, value in now.items())
+        for asked in (before, {**before, **record.get(SEARCH, {})})
+    ):
         return None
     results = record["results"]
     unchanged = not _changed(record["sha256"])

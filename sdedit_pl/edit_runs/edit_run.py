@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdedit_pl.checkpoints.guidance import with_guidance
-from sdedit_pl.checkpoints.loading import load_for_editing
+from sdedit_pl.checkpoints.loading import describe, load_for_editing
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.array_formats import stem_of, suffixes_of
@@ -59,22 +59,20 @@ def run_edit(
     """
     edits = build_edits(settings)
     unfinished = UnfinishedEdits(Path(settings.out), share)
-    finished = finished_samples(settings, unfinished.out / EDIT_RECORD, settings.overwrite)
+    record, finished = unfinished.out / EDIT_RECORD, None
+    if record.is_file() and not settings.overwrite:
+        finished = finished_samples(with_defaults(settings, describe(settings.ckpt)), record, settings.overwrite)
     with unfinished.claimed(settings.overwrite or finished is not None):
         if finished is not None:
             unfinished.tidy()
             logger.info(ALREADY_THERE)
             return finished
         denoiser, description = loaded or load_for_editing(settings.ckpt, share.device(settings.device))
-        if settings.guidance is None:
-            settings = settings.for_edits(description)
-            if settings.guidance != 1 and loaded is None:
-                text = "guidance = %g, as the model's training chose; guidance=1 halves the time"
-                logger.info(text, settings.guidance)
+        given, settings = settings, with_defaults(settings, description)
+        if given.guidance is None and settings.guidance != 1 and loaded is None:
+            logger.info("guidance = %g, as the model's training chose; guidance=1 halves the time", settings.guidance)
         denoiser = with_guidance(denoiser, description, settings)
-        if settings.t0 is None:
-            settings = replace(settings, t0=default_t0(description.path))
-            edits = build_edits(settings)
+        edits = build_edits(settings)
         work = prepared_share(settings, edits, denoiser, description, unfinished)
         tables = [Path(settings.guide)] * settings.guide.endswith(TABLES)
         model_files = hashes([*settings.model_files(description.path), *tables])
@@ -93,6 +91,12 @@ def run_edit(
                 work.edit(inputs, facts, progress)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
         return finish(replace(work, settings=settings), model_files)
+
+
+def with_defaults(settings: EditSettings, description: Description) -> EditSettings:
+    """The settings with the t0 and the guidance that null stands for."""
+    settings = settings.for_edits(description)
+    return replace(settings, t0=default_t0(description.path)) if settings.t0 is None else settings
 
 
 def prepared_share(
@@ -148,15 +152,17 @@ def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequen
     found, shards = {EDIT_RECORD, SHEET_FILE}, set[str]()
     if settings.shards is not None:
         shards = {shard_name(number, settings.shards) for number in range(len(listed))}
+    shared = [*settings.reductions, *["trajectory"] * settings.trajectory]
     for guide in listed:
         for _, mark in edits_of(guide, edits):
-            names = (*(f"seed{seed}" for seed in seeds_of(guide, settings)), *settings.reductions)
+            names = (*(f"seed{seed}" for seed in seeds_of(guide, settings)), *shared)
             files = {sample_file(guide.guide, mark, name) for name in names}
             files = {"".join(member(file)) for file in files} if shards else files
             if files & found:
+                same = f" with the same t0, for one {' and '.join(shared)}" if shared else " with the same t0 and seed"
                 raise ValueError(
                     f"guides need different names, got several called {stem_of(guide.guide)}"
-                    + (" with the same t0 and seed" if mark or guide.seed is not None else "")
+                    + (same if mark or guide.seed is not None else "")
                 )
             found |= files
     return shards | {EDIT_RECORD, SHEET_FILE} if shards else found

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from sdedit_pl.edit_runs.edit_plan import edits_of, seeds_of
-from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, read_sample, sample_file, save_sheet, write_record
+from sdedit_pl.edit_runs.edit_results import (
+    SEARCH,
+    SHEET_FILE,
+    SHEET_ROWS,
+    read_sample,
+    sample_file,
+    save_sheet,
+    write_record,
+)
 from sdedit_pl.edit_runs.edit_settings import AUTO_T0
 from sdedit_pl.edit_runs.edit_share import EditShare
 from sdedit_pl.edit_runs.result_shards import shard_name, unpack_results
@@ -51,10 +59,11 @@ def write_sheet_and_record(
     place, settings = work.unfinished.place, work.settings
     shown = sheet_rows(work, dict(islice(good.items(), SHEET_ROWS)))
     save_sheet(place / SHEET_FILE, shown, several=len(work.edits) > 1)
+    facts: dict[str, Any] = {"bad": bad} if bad else {}
     if settings.t0 == AUTO_T0 and len(work.listed) == 1 and len(good[0]["found"]) == 1:
+        facts[SEARCH] = {"t0": AUTO_T0, "l2": settings.l2}
         settings = replace(settings, t0=good[0]["found"][0], l2=None)  # a rerun need not search again
     inputs, samples, files = ({}, {}, {})
-    facts: dict[str, Any] = {"bad": bad} if bad else {}
     if settings.t0 != AUTO_T0:
         used = {edit.t0: edit for number in good for edit, _ in edits_of(work.listed[number], work.edits)}
         facts["evaluations"] = {t0: edit.evaluations(work.denoiser) for t0, edit in used.items()}

@@ -99,7 +99,8 @@ def edited(
     seeds: Sequence[int],
 ) -> Edited:
     noised = edit.noised_guide(denoiser, guide.image[:1], seeds=seeds[:1])
-    shown = guide._replace(image=guide.shown(guide.image), fit="crop")
+    fit = "resize" if guide.fit == "pad" else guide.fit  # without padding, the whole file
+    shown = guide._replace(image=guide.shown(guide.image), fit=fit)
     return Edited(shown, None if area is None else guide.shown(area), guide.shown(noised), samples, tuple(seeds))
 
 

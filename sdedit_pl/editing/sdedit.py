@@ -166,8 +166,11 @@ class SDEdit:
 
     def evaluations(self, denoiser: Denoiser) -> int:
         """Evaluations of networks for an image, or for each of its windows; guided steps count twice."""
-        starts = torch.cat([times[:-1][times.diff() < 0] for times in self.schedule(denoiser.sde)])
-        return self._solver().evaluations_per_step * sum(map(denoiser.evaluations_at, starts))
+        step = self._solver().evaluations_per_step
+        last = 1 if self._variant.last == "denoised" else step
+        starts = (times[:-1][times.diff() < 0] for times in self.schedule(denoiser.sde))
+        counts = [[*map(denoiser.evaluations_at, times)] for times in starts]
+        return sum(step * sum(count[:-1]) + last * count[-1] for count in counts)
 
     def check(self, denoiser: Denoiser) -> None:
         """Raises ValueError if t0 exceeds the range of the SDE or of the model's training."""

@@ -93,7 +93,10 @@ def list_guides(
         return [ListedGuide(*pair) for pair in zip(paths, find_areas(kind, place, paths), strict=True)]
     if place is not None and any(found.area is not None for found in listed):
         raise ValueError(f"{guide} names a mask for its guides, and so does {kind}={place}; omit one of them")
-    return listed if place is None else [found._replace(area=Path(place)) for found in listed]
+    if place is None:
+        return listed
+    areas = find_areas(kind, place, [found.guide for found in listed])
+    return [found._replace(area=area) for found, area in zip(listed, areas, strict=True)]
 
 
 def table_guides(table: Path) -> list[ListedGuide]:

@@ -15,10 +15,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support.array_files import tiff
 from support.damage import DAMAGES, Damage, lightning_checkpoint
 
 from sdedit_pl.cli import main
 from sdedit_pl.cli.edit import COMMAND
+from sdedit_pl.data.value_decoding import read_values
 from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
 from sdedit_pl.files import claimed
@@ -183,6 +185,8 @@ def test_a_finished_edit_is_not_made_again(desk: Path, command, refused, monkeyp
         assert command(*EDIT, "samples=1", "out=a") == (0, "1 sample in a; see a/sheet.png\n", notice)
         assert command("edit", "config=a/edit.yaml").code == 0
     assert "a already holds files" in refused(*EDIT, "samples=2", "out=a")
+    assert command(*EDIT, "samples=1", "out=c", "t0=0.3").code == 0
+    assert "c already holds files" in refused(*EDIT, "samples=1", "out=c")
     Image.open("wide.png").save("guide.png")
     assert "a already holds files" in refused(*EDIT, "samples=1", "out=a")
     said = command("edit", "config=a/edit.yaml", "out=b").errors
@@ -279,6 +283,17 @@ def test_a_padded_guide_is_edited_whole_and_cut_back(desk: Path, command, refuse
     assert "omit fit" in refused(*EDIT, "guide=wide.png", "fit=pad", "windows=true")
     errors = command(*EDIT, "guide=wide.png", "fit=resize", "samples=1", "out=o").errors
     assert errors == "wide.png is 20x12, resized to the model's 16x16\n"
+
+
+@pytest.mark.parametrize(("fit", "resolution"), [("resize", (32, 32)), ("pad", (32, 20))])
+def test_a_resized_or_padded_guide_keeps_its_spatial_metadata(
+    fit: str, resolution: tuple[int, int], desk: Path, command
+) -> None:
+    pixels = np.array(Image.open("wide.png"))
+    Path("wide.tif").write_bytes(tiff(pixels, photometric="rgb", resolution=(40, 24)))
+    assert command(*EDIT, "guide=wide.tif", f"fit={fit}", "samples=1", "out=o").code == 0
+    stored = read_values(Path("o/wide_seed0.tif"), "o")
+    assert [stored.metadata[f"{axis}Resolution"] for axis in "XY"] == [(side, 1) for side in resolution]
 
 
 def test_guides_of_one_name_are_refused(desk: Path, refused: Callable[..., str]) -> None:

@@ -260,6 +260,21 @@ def test_a_table_with_t0_for_some_guides_goes_with_several_t0(many: Path, comman
         assert sheet.crop((left, top + row * step, left + SMALLEST_CELL, top + row * step + SMALLEST_CELL)) == sample
 
 
+def test_a_folder_of_masks_goes_with_tables_and_shards(many: Path, command, refused) -> None:
+    Path("guides/list.csv").write_text("guide\n0.png\n1.png\n")
+    with tarfile.open("a.tar", "w") as archive:
+        for number in (0, 1):
+            archive.add(f"guides/{number}.png", f"{number}.png")
+    os.remove("masks/1.png")
+    for out, guide in (("table", "guides/list.csv"), ("shards", "a.tar"), ("files", "guides/[01].png")):
+        code, _, errors = command(*EDIT, f"guide={guide}", f"out={out}")
+        assert code == 0 and errors == "no mask for 1: edited everywhere\n"
+    for number in (0, 1):
+        name = f"{number}_seed0.png"
+        assert contents("table")[name] == contents("shards")[name] == contents("files")[name]
+    assert "there is no mask at absent" in refused(*EDIT, "guide=a.tar", "mask=absent", "out=new")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -268,6 +283,7 @@ def test_a_table_with_t0_for_some_guides_goes_with_several_t0(many: Path, comman
         ("guide,seed\n0.png,-1\n", "list.csv, row 1: seed must be a whole number of at least 0, got '-1'"),
         ("guide,t0\n0.png,1.5\n", "t0 must lie in (0, 1], got 1.5"),
         ("guide,t0\n0.png,0.3\n0.png,0.3\n", "several called 0 with the same t0 and seed"),
+        ("guide,seed\n0.png,1\n0.png,9\n", "several called 0 with the same t0, for one std and trajectory"),
         ("guide,mask\n0.png,a.png\n", "list.csv names a mask for its guides, and so does mask=masks"),
         ("guide\n\xff\n", "list.csv is not a CSV file in UTF-8"),
         (None, "there is no table of guides at list.csv"),
@@ -276,7 +292,8 @@ def test_a_table_with_t0_for_some_guides_goes_with_several_t0(many: Path, comman
 def test_a_table_that_cannot_be_used_is_refused(text: str | None, message: str, many: Path, refused) -> None:
     if text is not None:
         Path("list.csv").write_bytes(text.encode("latin-1"))
-    assert message in refused(*EDIT, "guide=list.csv")
+    words = ("trajectory=true", "reduce=std") if "trajectory" in message else ()
+    assert message in refused(*EDIT, "guide=list.csv", *words)
 
 
 def test_guides_and_masks_come_from_shards(many: Path, command) -> None:

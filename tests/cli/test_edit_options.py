@@ -127,6 +127,8 @@ def test_edits_are_guided_as_the_training_chose(desk: Path, command) -> None:
     recorded = yaml.safe_load(Path("own/edit.yaml").read_text())
     assert (recorded["guidance"], recorded["guidance_range"]) == (3, [0.1, 1])
     assert "already there" in command(*edit, "out=own").errors
+    assert "already there" in command(*edit, "guidance=1", "out=none").errors
+    assert command(*edit, "out=none").code == 2
     assert "overwrite=true" in command(*edit, "guidance=3", "out=own").errors
     Path("model-early.safetensors").unlink()
     assert "there is no model-early.safetensors" in command(*edit, "out=alone").errors
@@ -179,6 +181,8 @@ def test_t0_auto_stays_within_the_allowed_l2(desk: Path, command, refused) -> No
     assert recorded["t0"] == recorded["record"]["samples"]["guide_seed0.png"]["t0"] and recorded["l2"] is None
     assert command("edit", "config=o/edit.yaml", "out=direct").code == 0
     assert np.array_equal(pixels("direct/guide_seed0.png"), pixels("o/guide_seed0.png"))
+    assert "already there" in command(*EDIT, "t0=auto", "l2=20", "out=o").errors
+    assert "o already holds files" in refused(*EDIT, "t0=auto", "l2=21", "out=o")
     assert "even from t0=0.02, more than the allowed 1e-05" in refused(*EDIT, "t0=auto", "l2=0.00001", "out=new/out")
 
 

@@ -132,8 +132,9 @@ def test_a_smaller_result_stays_in_its_place(tmp_path: Path) -> None:
     transform = rasterio.transform.from_origin(500_000, 5_799_980, 20, 20)
     assert read[".tif"].metadata["profile"]["transform"] == transform
     bands, whole = replace(shape, channels=4), rasterio.transform.from_origin(500_000, 5_800_000, 20, 30)
-    result = result_file(torch.zeros(4, 4, 3), bands, ".tif", tmp_path / "a.tif", fit="resize")
-    assert read_values(result, "a").metadata["profile"]["transform"] == whole
+    for fit in ("resize", "pad"):
+        result = result_file(torch.zeros(4, 4, 3), bands, ".tif", tmp_path / "a.tif", fit=fit)
+        assert read_values(result, "a").metadata["profile"]["transform"] == whole
     affine = np.diag([4.0, 6.0, 4.0, 1.0])
     affine[:2, 3] = 5, 1.5
     assert np.array_equal(read[".nii"].metadata[0], affine)

@@ -13,6 +13,7 @@ from sdedit_pl.editing.guidance import guided
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.parameterisations import EDM, Epsilon, EpsilonAndVariance
 from sdedit_pl.sde import SDES, VESDE, VPSDE
+from sdedit_pl.solvers import EDMHeun, PredictorCorrector, ProbabilityFlowHeun, Solver
 
 W = 2.5
 
@@ -58,6 +59,14 @@ def test_guided_estimates_of_gaussians_in_closed_form(name: str, pair: tuple[Gau
 def test_without_guidance_the_model_is_the_same(pair: tuple[GaussianNetwork, GaussianNetwork]) -> None:
     strong, weak = (Denoiser(network, EDM(), VPSDE()) for network in pair)
     assert guided(strong, weak, 1.0) is strong and strong.evaluations == 1
+
+
+@pytest.mark.parametrize("solver", [ProbabilityFlowHeun(), EDMHeun(), PredictorCorrector(corrector_steps=2)])
+def test_the_last_step_counts_as_one_evaluation(solver: Solver, pair: tuple[GaussianNetwork, GaussianNetwork]) -> None:
+    denoiser = Denoiser(pair[0], EDM(), VESDE())
+    edit = SDEdit(t0="sigma:4", steps=5, repeats=2, solver=solver)
+    edit(denoiser, torch.zeros(1, 1, 4, 4))
+    assert edit.evaluations(denoiser) == pair[0].images
 
 
 @pytest.mark.parametrize(("levels", "steps_guided"), [(None, 10), ((0.5, 2.0), 2), ((0.0, 0.01), 0)])
