@@ -68,7 +68,8 @@ def test_optimisers_take_their_settings(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("rate", -1.0), ("eps", -1e-8), ("weight_decay", -0.1), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9))]
+    ("key", "value"),
+    [("rate", -1.0), ("eps", -1e-8), ("weight_decay", -0.1), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9))],
 )
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_bad_settings_are_refused_by_name(optimizer: str, key: str, value: object) -> None:
