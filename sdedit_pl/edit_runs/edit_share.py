@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from tqdm import tqdm
 
 from sdedit_pl.data.shard_cache import StreamInterrupted
@@ -153,6 +154,11 @@ class EditShare:
     ) -> Iterator[tuple[Edited, Trajectory | None]]:
         guides = [inputs.guides[index] for index in task.guides]
         areas = [inputs.areas[index] for index in task.guides]
+        if self.settings.resample is not None and any(listed.area is not None for listed in self.listed):
+            # Otherwise a guide without a mask would be refused if no other guide of its batch has one.
+            dtype = torch.bool if self.reader.kind == "mask" else torch.float32
+            everywhere = (torch.ones(1, 1, *guide.image.shape[2:], dtype=dtype) for guide in guides)
+            areas = [whole if area is None else area for whole, area in zip(everywhere, areas, strict=True)]
         seeds = [seeds_of(inputs.listed[index], self.settings) for index in task.guides]
         batch, step = self.settings.batch, progress.bar.update
         if not self.settings.trajectory:

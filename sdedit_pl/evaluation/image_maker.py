@@ -88,7 +88,7 @@ class ImageMaker:
         try:
             check_devices(this_machine(computing.accelerator), computing.devices)
             fabric = Fabric(accelerator=computing.accelerator, devices=computing.devices, num_nodes=computing.num_nodes)
-        except (MisconfigurationException, TypeError, ValueError) as error:
+        except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
             raise ValueError(f"accelerator={computing.accelerator} devices={computing.devices}: {error}") from error
         fabric.launch()
         if fabric.is_global_zero:

@@ -118,6 +118,13 @@ class Adam:
 
     torch_class = torch.optim.Adam
 
+    def __post_init__(self) -> None:
+        for key in ("rate", "eps", "weight_decay"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must be 0 or more, got {getattr(self, key):g}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
         return self.torch_class(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
@@ -153,6 +160,7 @@ class Muon(Adam):
     momentum: float = 0.95
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
 

@@ -117,12 +117,13 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
         self, trainer: lightning.Trainer, pl_module: ScoreModule, checkpoint: dict[str, Any]
     ) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        kept = checkpoint.get(OTHERS, {})
+        kept, first = checkpoint.get(OTHERS, {}), self.averaged(pl_module).network
         for half_life, other in self._others.items():
             if half_life not in kept:
-                logger.info("the average of half-life %d starts from that of %d", half_life, self.half_lives[0])
-            weights = kept.get(half_life, self.averaged(pl_module).network.state_dict())
-            other.network.load_state_dict(weights)
+                logger.info("the average of half-life %d starts from the first one in the checkpoint", half_life)
+            other.network.load_state_dict(kept.get(half_life, first.state_dict()))
+        if self.half_lives[0] in kept:  # the list began with another one
+            first.load_state_dict(kept[self.half_lives[0]])
 
     @torch.no_grad()
     def _update(self, pl_module: ScoreModule, images_seen: int, images_per_step: int) -> None:

@@ -267,7 +267,8 @@ def test_a_folder_of_masks_goes_with_tables_and_shards(many: Path, command, refu
             archive.add(f"guides/{number}.png", f"{number}.png")
     os.remove("masks/1.png")
     for out, guide in (("table", "guides/list.csv"), ("shards", "a.tar"), ("files", "guides/[01].png")):
-        code, _, errors = command(*EDIT, f"guide={guide}", f"out={out}")
+        batch = "batch=1" if out == "files" else "batch=4"
+        code, _, errors = command(*EDIT, f"guide={guide}", f"out={out}", "resample=1,2", batch)
         assert code == 0 and errors == "no mask for 1: edited everywhere\n"
     for number in (0, 1):
         name = f"{number}_seed0.png"

@@ -290,6 +290,7 @@ BAD = {
     "out=guide.png/below": ("out=guide.png/below cannot be written",),
     "devices=999": ("devices=999, but this machine has room for",),
     "accelerator=quantum": ("accelerator=quantum devices=1:",),
+    "accelerator=tpu": ("accelerator=tpu devices=1:", "torch_xla"),
     "features.name=file": ("features.path is required",),
 }
 

@@ -67,6 +67,16 @@ def test_optimisers_take_their_settings(optimizer: str) -> None:
     assert {key: built.defaults[key] for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rate", -1.0), ("eps", -1e-8), ("weight_decay", -0.1), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9))],
+)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_bad_settings_are_refused_by_name(optimizer: str, key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{key} must"):
+        OPTIMIZERS[optimizer](**{key: value})
+
+
 @pytest.mark.parametrize(("optimizer", "remaining"), [(Adam, 1.0 - 0.1), (AdamW, 1.0 - 0.1 * 0.5)])
 def test_weight_decay_is_a_penalty_in_adam_and_decoupled_in_adamw(optimizer: type[Adam], remaining: float) -> None:
     # Without a gradient, Adam's first step is the rate, whatever the penalty; AdamW subtracts rate * penalty.

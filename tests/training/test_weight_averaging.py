@@ -82,7 +82,7 @@ def test_each_half_life_has_its_own_average() -> None:
     assert list(together[-1]) == [100, 400, 25] and len(set(together[-1].values())) == 3
 
 
-@pytest.mark.parametrize("half_lives", [[100, 400], [100, 900]])
+@pytest.mark.parametrize("half_lives", [[100, 400], [100, 900], [400, 100], [400]])
 def test_checkpoints_keep_every_average_and_a_new_one_starts_as_the_first(
     half_lives: list[int], tmp_path: Path
 ) -> None:
@@ -96,9 +96,9 @@ def test_checkpoints_keep_every_average_and_a_new_one_starts_as_the_first(
     trainer = quiet_trainer(9, [averaging, record])
     trainer.fit(OneWeight(weights), datamodule=Batches(20), ckpt_path=tmp_path / "8.ckpt", weights_only=True)
     (found,) = record.values
-    share = averaging.decay(180, 20, half_lives[1])
-    second = whole[-1][400] if 400 in half_lives else whole[-2][100] * share + weights[-1] * (1 - share)
-    assert found == pytest.approx({100: whole[-1][100], half_lives[1]: second}, rel=1e-5)
+    share = averaging.decay(180, 20, 900)
+    expected = whole[-1] | {900: whole[-2][100] * share + weights[-1] * (1 - share)}
+    assert found == pytest.approx({half_life: expected[half_life] for half_life in half_lives}, rel=1e-5)
 
 
 def test_batches_without_an_optimiser_step_change_no_average() -> None:
