@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
+from sdedit_pl.checkpoints.guidance_settings import GuidanceSettings, load_guided
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration import Component, family
 from sdedit_pl.configuration.resolving import as_data

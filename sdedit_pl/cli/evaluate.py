@@ -10,7 +10,7 @@ from typing import Any
 
 from sdedit_pl.build.component import build_unless_default
 from sdedit_pl.checkpoints import describe
-from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
+from sdedit_pl.checkpoints.guidance_settings import GuidanceSettings, load_guided
 from sdedit_pl.cli import is_first_process, say
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.edit_runs.edit_plan import default_t0

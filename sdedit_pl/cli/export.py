@@ -46,7 +46,7 @@ def run(words: list[str]) -> None:
     """Writes the export; a failed one leaves nothing."""
     arguments = COMMAND.parse(words)
     from sdedit_pl.checkpoints import load_described
-    from sdedit_pl.checkpoints.guidance import labelled
+    from sdedit_pl.checkpoints.guidance_settings import labelled
 
     out = Path(arguments.out)
     denoiser, description = load_described(arguments.ckpt)

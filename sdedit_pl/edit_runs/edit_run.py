@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.checkpoints.guidance import with_guidance
+from sdedit_pl.checkpoints.guidance_settings import with_guidance
 from sdedit_pl.checkpoints.loading import describe, load_for_editing
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data

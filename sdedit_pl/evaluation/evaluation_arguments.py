@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sdedit_pl.checkpoints.guidance import GuidanceSettings
+from sdedit_pl.checkpoints.guidance_settings import GuidanceSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.evaluation.ablations import ABLATIONS, AblationValues

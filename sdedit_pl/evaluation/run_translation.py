@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sdedit_pl.build.component import build_component, build_unless_default
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.guidance import labelled
+from sdedit_pl.checkpoints.guidance_settings import labelled
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import Component, family, require_at_least
@@ -217,7 +217,7 @@ def checked_guides(guide: str, shape: ImageShape, fit: Fit = "crop") -> Numbered
 
 
 def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fit) -> Compared:
-    """What translations are compared with; raises ValueError for a guide without a pair, or too few images for KID."""
+    """The images to compare translations with; raises ValueError for a guide without a pair, or too few for KID."""
     pairs, inputs = None, dict[str, str]()
     if settings.pairs is not None:
         named = in_both_unicode_forms(

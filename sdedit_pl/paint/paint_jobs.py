@@ -27,7 +27,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from sdedit_pl.checkpoints.guidance import with_guidance
+from sdedit_pl.checkpoints.guidance_settings import with_guidance
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.data.image_files import open_image

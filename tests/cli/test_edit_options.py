@@ -17,7 +17,7 @@ from PIL import Image
 
 from sdedit_pl import save_denoiser
 from sdedit_pl.checkpoints import describe, load_described
-from sdedit_pl.checkpoints.guidance import GuidanceSettings
+from sdedit_pl.checkpoints.guidance_settings import GuidanceSettings
 from sdedit_pl.cli import augment, calibrate, detect, edit, evaluate, sample
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.configuration.model_config import ModelConfig

@@ -12,7 +12,7 @@ from support.guided_oracle import Guided, guided_unet, random_tensors
 from torch import Tensor
 
 from sdedit_pl.checkpoints import CheckpointError
-from sdedit_pl.checkpoints.guidance import labelled as checked_label
+from sdedit_pl.checkpoints.guidance_settings import labelled as checked_label
 from sdedit_pl.checkpoints.importers.from_guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
 from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.configuration.model_config import ModelConfig
